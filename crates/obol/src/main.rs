@@ -1,0 +1,2 @@
+//! The obol program.
+fn main() {}
