@@ -1,1 +1,5 @@
 #![doc = include_str!("../README.md")]
+
+pub mod crypto;
+pub mod handshake;
+pub mod link;

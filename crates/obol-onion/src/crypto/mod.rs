@@ -1,0 +1,3 @@
+//! Onion encryption of relay cells.
+
+pub mod tor1;
