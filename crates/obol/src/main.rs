@@ -1,2 +1,187 @@
-//! The obol program.
-fn main() {}
+//! The `obol` program: `demo`, `network`, `relay`, `client`, `ledger`, `config`.
+
+mod client;
+mod config;
+mod demo;
+mod ledger;
+mod network;
+mod relay;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// A Tor relay that is paid by the byte, and a client that pays.
+#[derive(Debug, Parser)]
+#[command(name = "obol", version, about, arg_required_else_help = true)]
+struct Cli {
+    /// What to write to standard error, for instance `info` or `obol_relay=debug`. Default: warnings.
+    #[arg(long, global = true, value_name = "FILTER", env = "OBOL_LOG")]
+    log: Option<String>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Download a file through three paid relays on this machine, and show who was paid what.
+    #[command(after_help = "Examples:\n  obol demo\n  obol demo --size 512MiB --relays 5 --processes\n  \
+                            obol demo --file video.mkv --json")]
+    Demo(DemoArgs),
+    /// Bring the whole network up and keep it running until Ctrl-C.
+    #[command(after_help = "Examples:\n  obol network --keep ./net\n  arti -c ./net/arti.toml proxy   # a stock client, unpaid")]
+    Network(NetworkArgs),
+    /// Run one relay.
+    #[command(after_help = "Example:\n  obol relay --config node.toml")]
+    Relay(relay::RelayArgs),
+    /// Run the paying SOCKS proxy.
+    #[command(after_help = "Example:\n  obol client --config client.toml")]
+    Client(client::ClientArgs),
+    /// Run the embedded Stellar ledger with its Horizon-compatible server. For tests and demonstrations.
+    #[command(after_help = "Example:\n  obol ledger --listen 127.0.0.1:8000 --keep ./ledger")]
+    Ledger(ledger::LedgerArgs),
+    /// Check a relay's configuration, or print the complete commented one.
+    #[command(subcommand, after_help = "Examples:\n  obol config check node.toml\n  obol config example > node.toml")]
+    Config(config::ConfigCommand),
+}
+
+/// What the network and the demonstration share.
+#[derive(Debug, Clone, Args)]
+struct NetworkArgs {
+    /// How many relays; at least 3.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(3..=64))]
+    relays: u16,
+    /// Run every relay as a process of its own.
+    #[arg(long)]
+    processes: bool,
+    /// Keep keys, configurations, journals and logs in this directory (default: a temporary one, deleted at the end).
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+struct DemoArgs {
+    #[command(flatten)]
+    network: NetworkArgs,
+    /// The file to download (default: a generated one).
+    #[arg(long, value_name = "PATH", conflicts_with = "size")]
+    file: Option<PathBuf>,
+    /// The size of the generated file, for instance 64MiB or 1GB.
+    #[arg(long, value_name = "N", default_value = "64MiB", value_parser = parse_size)]
+    size: u64,
+    /// Print one JSON object at the end instead of the progress and the table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads `64MiB`, `1GB`, `500000`: bytes, with decimal or binary units.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: u64 = number.parse().map_err(|_| format!("`{text}` is not a size: write for instance 64MiB"))?;
+    let factor: u64 = match unit.trim() {
+        "" | "B" => 1,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" | "K" | "k" => 1 << 10,
+        "MiB" | "M" => 1 << 20,
+        "GiB" | "G" => 1 << 30,
+        other => return Err(format!("`{other}` is not a unit: use B, kB, MB, GB, KiB, MiB or GiB")),
+    };
+    match number.checked_mul(factor) {
+        Some(0) => Err("a size of zero bytes leaves nothing to download".to_owned()),
+        Some(bytes) => Ok(bytes),
+        None => Err(format!("`{text}` is larger than can be counted")),
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = match cli.log.as_deref().map(EnvFilter::try_new) {
+        None => EnvFilter::new("warn,tor_guardmgr=error,tor_circmgr=error,tor_dirmgr=error,arti_client=error"),
+        Some(Ok(filter)) => filter,
+        Some(Err(error)) => {
+            eprintln!("obol: --log: {error}. Write a level, or module=level pairs with commas between them.");
+            return ExitCode::from(2);
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("obol: the asynchronous runtime cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        match cli.command {
+            Command::Demo(args) => demo::run(args).await,
+            Command::Network(args) => network::run(args).await,
+            Command::Relay(args) => relay::run(args).await,
+            Command::Client(args) => client::run(args).await,
+            Command::Ledger(args) => ledger::run(args).await,
+            Command::Config(command) => config::run(command),
+        }
+    });
+    // Whatever still runs belongs to what just ended: it is not waited for.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("obol: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Ends when the user or the system asks this process to end.
+async fn asked_to_end() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_read_with_decimal_and_binary_units() {
+        assert_eq!(parse_size("64MiB"), Ok(64 << 20));
+        assert_eq!(parse_size("1GB"), Ok(1_000_000_000));
+        assert_eq!(parse_size(" 500 "), Ok(500));
+        for bad in ["", "MiB", "12 parsecs", "0", "99999999999999GiB", "-1"] {
+            assert!(parse_size(bad).is_err(), "{bad:?} was taken for a size");
+        }
+    }
+
+    #[test]
+    fn fewer_than_three_relays_are_refused() {
+        assert!(Cli::try_parse_from(["obol", "demo", "--relays", "2"]).is_err());
+        assert!(Cli::try_parse_from(["obol", "demo", "--file", "a", "--size", "1MiB"]).is_err());
+    }
+}
