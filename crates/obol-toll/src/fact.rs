@@ -1,0 +1,468 @@
+//! What must outlive a crash. A journal keeps these in order and gives them back to `restore`.
+//!
+//! A fact says what happened, not what the state is; replaying all of them gives the state at the crash. The encoding is
+//! stable: a kind byte, then a fixed layout, big-endian; new kinds may be added, old ones never change.
+
+use crate::escrow::Escrow;
+use crate::ids::CircuitId;
+use obol_cell::{AccountId, DecodeError, EscrowId, EscrowTerms, PeerId, Reader, Signature, Stroops, Writer};
+
+/// Who pays on an incoming escrow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Owner {
+    /// A client, whoever it is.
+    Client,
+    /// A neighbour relay.
+    Peer(PeerId),
+}
+
+/// A fact about an escrow that this party pays by: the same for relays and clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutFact {
+    /// The payee accepted; stored before it is opened.
+    Accepted {
+        /// The escrow.
+        escrow: Escrow,
+        /// What goes in.
+        deposit: Stroops,
+        /// r's signature on the refund.
+        refund: Signature,
+    },
+    /// It is on the ledger with this balance.
+    Opened {
+        /// E.
+        escrow: EscrowId,
+        /// Its balance.
+        balance: Stroops,
+    },
+    /// It will not be opened.
+    Abandoned {
+        /// E.
+        escrow: EscrowId,
+    },
+    /// A claim was signed; stored before it leaves.
+    Signed {
+        /// E.
+        escrow: EscrowId,
+        /// Its number.
+        k: u32,
+        /// Its amount.
+        cumulative: Stroops,
+    },
+    /// Nothing more is signed on it beyond its cumulative amount.
+    Closing {
+        /// E.
+        escrow: EscrowId,
+    },
+    /// The ledger shows its end.
+    Ended {
+        /// E.
+        escrow: EscrowId,
+        /// What the payee was paid.
+        paid: Stroops,
+    },
+}
+
+/// A fact of a relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeFact {
+    /// The process began: every circuit before this is over; what was held for clients' circuits is theirs again.
+    Restarted,
+    /// An incoming escrow was read and believed.
+    Believed {
+        /// The escrow.
+        escrow: Escrow,
+        /// Who pays by it.
+        owner: Owner,
+        /// Its balance.
+        balance: Stroops,
+    },
+    /// A claim was stored (and its k is seen).
+    Claim {
+        /// E.
+        escrow: EscrowId,
+        /// Its number.
+        k: u32,
+        /// Its amount.
+        cumulative: Stroops,
+        /// E's signature.
+        signature: Signature,
+    },
+    /// Part of an escrow's claims was assigned to a circuit's payment, and is held for it until it is spent.
+    Allocated {
+        /// E.
+        escrow: EscrowId,
+        /// The circuit.
+        circuit: CircuitId,
+        /// The payment.
+        n: u16,
+        /// How much.
+        amount: Stroops,
+    },
+    /// A payment was taken out of what is held for a circuit.
+    Spent {
+        /// The circuit.
+        circuit: CircuitId,
+        /// The payment.
+        n: u16,
+        /// What this relay earned: the step's cost, and its fee.
+        earned: Stroops,
+        /// What it owes to the next hop.
+        forwarded: Stroops,
+        /// Bytes of credit.
+        credit: u64,
+    },
+    /// A client's circuit ended; what was held for it, and the unused part of what it bought, is its balance again.
+    Returned {
+        /// E.
+        escrow: EscrowId,
+        /// The circuit.
+        circuit: CircuitId,
+        /// How much.
+        amount: Stroops,
+    },
+    /// A circuit ended; what is still held for it stays here.
+    CircuitEnded {
+        /// The circuit.
+        circuit: CircuitId,
+    },
+    /// An incoming escrow will be flushed; stored before the flush is asked for.
+    Flushing {
+        /// E.
+        escrow: EscrowId,
+        /// The claim.
+        k: u32,
+    },
+    /// That flush failed in a ledger.
+    FlushFailed {
+        /// E.
+        escrow: EscrowId,
+        /// The claim.
+        k: u32,
+    },
+    /// An incoming escrow ended on the ledger with this amount.
+    Settled {
+        /// E.
+        escrow: EscrowId,
+        /// How much arrived.
+        amount: Stroops,
+    },
+    /// About an outgoing escrow.
+    Out(OutFact),
+    /// State instead of history, written by a snapshot: an incoming escrow's newest claim, window of seen k and sum of
+    /// allocations.
+    IncomingState {
+        /// E.
+        escrow: EscrowId,
+        /// The highest k seen.
+        newest_k: u32,
+        /// Bit i: k = highest - i was seen.
+        seen: [u8; 128],
+        /// The sum of all allocations so far.
+        allocated: Stroops,
+    },
+}
+
+/// A fact of a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PayerFact {
+    /// About an escrow.
+    Out(OutFact),
+    /// Spent against the budget, in all so far.
+    Spent {
+        /// The sum.
+        total: Stroops,
+    },
+}
+
+fn read_escrow(r: &mut Reader<'_>) -> Result<Escrow, DecodeError> {
+    Ok(Escrow {
+        terms: EscrowTerms::read(r)?,
+        signer: AccountId::read(r)?,
+    })
+}
+
+fn write_escrow(escrow: &Escrow, w: &mut Writer) {
+    escrow.terms.write(w);
+    w.bytes(&escrow.signer.0);
+}
+
+fn read_circuit(r: &mut Reader<'_>) -> Result<CircuitId, DecodeError> {
+    Ok(CircuitId(r.u64()?))
+}
+
+const OUT_ACCEPTED: u8 = 1;
+const OUT_OPENED: u8 = 2;
+const OUT_ABANDONED: u8 = 3;
+const OUT_SIGNED: u8 = 4;
+const OUT_CLOSING: u8 = 5;
+const OUT_ENDED: u8 = 6;
+
+impl OutFact {
+    fn write(&self, w: &mut Writer) {
+        match self {
+            OutFact::Accepted {
+                escrow,
+                deposit,
+                refund,
+            } => {
+                w.u8(OUT_ACCEPTED);
+                write_escrow(escrow, w);
+                w.stroops(*deposit).bytes(&refund.0);
+            }
+            OutFact::Opened { escrow, balance } => {
+                w.u8(OUT_OPENED).bytes(&escrow.0).stroops(*balance);
+            }
+            OutFact::Abandoned { escrow } => {
+                w.u8(OUT_ABANDONED).bytes(&escrow.0);
+            }
+            OutFact::Signed { escrow, k, cumulative } => {
+                w.u8(OUT_SIGNED).bytes(&escrow.0).u32(*k).stroops(*cumulative);
+            }
+            OutFact::Closing { escrow } => {
+                w.u8(OUT_CLOSING).bytes(&escrow.0);
+            }
+            OutFact::Ended { escrow, paid } => {
+                w.u8(OUT_ENDED).bytes(&escrow.0).stroops(*paid);
+            }
+        }
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(match r.u8()? {
+            OUT_ACCEPTED => OutFact::Accepted {
+                escrow: read_escrow(r)?,
+                deposit: r.stroops()?,
+                refund: Signature::read(r)?,
+            },
+            OUT_OPENED => OutFact::Opened {
+                escrow: EscrowId::read(r)?,
+                balance: r.stroops()?,
+            },
+            OUT_ABANDONED => OutFact::Abandoned {
+                escrow: EscrowId::read(r)?,
+            },
+            OUT_SIGNED => OutFact::Signed {
+                escrow: EscrowId::read(r)?,
+                k: r.u32()?,
+                cumulative: r.stroops()?,
+            },
+            OUT_CLOSING => OutFact::Closing {
+                escrow: EscrowId::read(r)?,
+            },
+            OUT_ENDED => OutFact::Ended {
+                escrow: EscrowId::read(r)?,
+                paid: r.stroops()?,
+            },
+            other => return Err(DecodeError::Kind(other)),
+        })
+    }
+}
+
+const RESTARTED: u8 = 1;
+const BELIEVED: u8 = 2;
+const CLAIM: u8 = 3;
+const ALLOCATED: u8 = 4;
+const SPENT: u8 = 5;
+const RETURNED: u8 = 6;
+const CIRCUIT_ENDED: u8 = 7;
+const FLUSHING: u8 = 8;
+const FLUSH_FAILED: u8 = 9;
+const SETTLED: u8 = 10;
+const OUT: u8 = 11;
+const INCOMING_STATE: u8 = 12;
+
+impl NodeFact {
+    /// As stored.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        match self {
+            NodeFact::Restarted => {
+                w.u8(RESTARTED);
+            }
+            NodeFact::Believed { escrow, owner, balance } => {
+                w.u8(BELIEVED);
+                write_escrow(escrow, &mut w);
+                match owner {
+                    Owner::Client => w.u8(0),
+                    Owner::Peer(peer) => w.u8(1).bytes(&peer.0),
+                };
+                w.stroops(*balance);
+            }
+            NodeFact::Claim {
+                escrow,
+                k,
+                cumulative,
+                signature,
+            } => {
+                w.u8(CLAIM)
+                    .bytes(&escrow.0)
+                    .u32(*k)
+                    .stroops(*cumulative)
+                    .bytes(&signature.0);
+            }
+            NodeFact::Allocated {
+                escrow,
+                circuit,
+                n,
+                amount,
+            } => {
+                w.u8(ALLOCATED).bytes(&escrow.0).u64(circuit.0).u16(*n).stroops(*amount);
+            }
+            NodeFact::Spent {
+                circuit,
+                n,
+                earned,
+                forwarded,
+                credit,
+            } => {
+                w.u8(SPENT)
+                    .u64(circuit.0)
+                    .u16(*n)
+                    .stroops(*earned)
+                    .stroops(*forwarded)
+                    .u64(*credit);
+            }
+            NodeFact::Returned {
+                escrow,
+                circuit,
+                amount,
+            } => {
+                w.u8(RETURNED).bytes(&escrow.0).u64(circuit.0).stroops(*amount);
+            }
+            NodeFact::CircuitEnded { circuit } => {
+                w.u8(CIRCUIT_ENDED).u64(circuit.0);
+            }
+            NodeFact::Flushing { escrow, k } => {
+                w.u8(FLUSHING).bytes(&escrow.0).u32(*k);
+            }
+            NodeFact::FlushFailed { escrow, k } => {
+                w.u8(FLUSH_FAILED).bytes(&escrow.0).u32(*k);
+            }
+            NodeFact::Settled { escrow, amount } => {
+                w.u8(SETTLED).bytes(&escrow.0).stroops(*amount);
+            }
+            NodeFact::Out(out) => {
+                w.u8(OUT);
+                out.write(&mut w);
+            }
+            NodeFact::IncomingState {
+                escrow,
+                newest_k,
+                seen,
+                allocated,
+            } => {
+                w.u8(INCOMING_STATE)
+                    .bytes(&escrow.0)
+                    .u32(*newest_k)
+                    .bytes(seen)
+                    .stroops(*allocated);
+            }
+        }
+        w.finish()
+    }
+
+    /// From what was stored.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let r = &mut reader;
+        let fact = match r.u8()? {
+            RESTARTED => NodeFact::Restarted,
+            BELIEVED => {
+                let escrow = read_escrow(r)?;
+                let owner = if r.bool("owner")? {
+                    Owner::Peer(PeerId::read(r)?)
+                } else {
+                    Owner::Client
+                };
+                NodeFact::Believed {
+                    escrow,
+                    owner,
+                    balance: r.stroops()?,
+                }
+            }
+            CLAIM => NodeFact::Claim {
+                escrow: EscrowId::read(r)?,
+                k: r.u32()?,
+                cumulative: r.stroops()?,
+                signature: Signature::read(r)?,
+            },
+            ALLOCATED => NodeFact::Allocated {
+                escrow: EscrowId::read(r)?,
+                circuit: read_circuit(r)?,
+                n: r.u16()?,
+                amount: r.stroops()?,
+            },
+            SPENT => NodeFact::Spent {
+                circuit: read_circuit(r)?,
+                n: r.u16()?,
+                earned: r.stroops()?,
+                forwarded: r.stroops()?,
+                credit: r.u64()?,
+            },
+            RETURNED => NodeFact::Returned {
+                escrow: EscrowId::read(r)?,
+                circuit: read_circuit(r)?,
+                amount: r.stroops()?,
+            },
+            CIRCUIT_ENDED => NodeFact::CircuitEnded {
+                circuit: read_circuit(r)?,
+            },
+            FLUSHING => NodeFact::Flushing {
+                escrow: EscrowId::read(r)?,
+                k: r.u32()?,
+            },
+            FLUSH_FAILED => NodeFact::FlushFailed {
+                escrow: EscrowId::read(r)?,
+                k: r.u32()?,
+            },
+            SETTLED => NodeFact::Settled {
+                escrow: EscrowId::read(r)?,
+                amount: r.stroops()?,
+            },
+            OUT => NodeFact::Out(OutFact::read(r)?),
+            INCOMING_STATE => NodeFact::IncomingState {
+                escrow: EscrowId::read(r)?,
+                newest_k: r.u32()?,
+                seen: r.array()?,
+                allocated: r.stroops()?,
+            },
+            other => return Err(DecodeError::Kind(other)),
+        };
+        reader.end()?;
+        Ok(fact)
+    }
+}
+
+const PAYER_OUT: u8 = 1;
+const PAYER_SPENT: u8 = 2;
+
+impl PayerFact {
+    /// As stored.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        match self {
+            PayerFact::Out(out) => {
+                w.u8(PAYER_OUT);
+                out.write(&mut w);
+            }
+            PayerFact::Spent { total } => {
+                w.u8(PAYER_SPENT).stroops(*total);
+            }
+        }
+        w.finish()
+    }
+
+    /// From what was stored.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let r = &mut reader;
+        let fact = match r.u8()? {
+            PAYER_OUT => PayerFact::Out(OutFact::read(r)?),
+            PAYER_SPENT => PayerFact::Spent { total: r.stroops()? },
+            other => return Err(DecodeError::Kind(other)),
+        };
+        reader.end()?;
+        Ok(fact)
+    }
+}

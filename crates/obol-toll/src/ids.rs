@@ -1,0 +1,39 @@
+//! Handles that the data plane gives out. They mean nothing outside one run of one process.
+
+use std::net::IpAddr;
+
+/// A link (the TLS connection to a neighbour).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// A circuit through this relay; never reused within one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CircuitId(pub u64);
+
+/// A client's tunnel; never reused within one run (Arti's `UniqId` fits).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TunnelId(pub u64);
+
+/// Which bucket of initial credit a client address draws on: an IPv4 address, or the /64 of an IPv6 address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AddressKey(u64, bool);
+
+impl AddressKey {
+    /// The key of an address.
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => AddressKey(u32::from(v4).into(), true),
+            IpAddr::V6(v6) => match v6.to_ipv4_mapped() {
+                Some(v4) => AddressKey(u32::from(v4).into(), true),
+                None => AddressKey((u128::from(v6) >> 64) as u64, false),
+            },
+        }
+    }
+}
+
+impl std::fmt::Debug for AddressKey {
+    /// Never shows the address.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AddressKey(..)")
+    }
+}

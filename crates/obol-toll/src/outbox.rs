@@ -1,0 +1,81 @@
+//! Persist, then act: outputs wait for the facts that were made before them.
+//!
+//! ```text
+//! fact() --> waiting facts --take_persist()--> in flight (seq) --persisted(seq)--> durable
+//! push() --> behind all facts so far ------------------------------> out, in order
+//! push_now() ----------------------------------> out at once: promises nothing, costs nobody money
+//! ```
+
+use std::collections::VecDeque;
+
+/// Facts on their way to the journal, and outputs on their way out.
+#[derive(Debug)]
+pub(crate) struct Outbox<F, O> {
+    facts: Vec<F>,
+    /// The number that `facts` will get.
+    next_seq: u64,
+    durable: u64,
+    gated: VecDeque<(u64, O)>,
+    free: VecDeque<O>,
+}
+
+impl<F, O> Default for Outbox<F, O> {
+    fn default() -> Self {
+        Outbox {
+            facts: Vec::new(),
+            next_seq: 1,
+            durable: 0,
+            gated: VecDeque::new(),
+            free: VecDeque::new(),
+        }
+    }
+}
+
+impl<F, O> Outbox<F, O> {
+    /// To be made durable with the next [`Outbox::take_persist`].
+    pub(crate) fn fact(&mut self, fact: F) {
+        self.facts.push(fact);
+    }
+
+    /// Leaves once every fact so far is durable.
+    pub(crate) fn push(&mut self, output: O) {
+        let need = if self.facts.is_empty() {
+            self.next_seq - 1
+        } else {
+            self.next_seq
+        };
+        self.gated.push_back((need, output));
+    }
+
+    /// Leaves at once.
+    pub(crate) fn push_now(&mut self, output: O) {
+        self.free.push_back(output);
+    }
+
+    /// The journal has everything up to `upto`.
+    pub(crate) fn persisted(&mut self, upto: u64) {
+        // Never ahead of what was handed out, whatever the caller says.
+        self.durable = self.durable.max(upto.min(self.next_seq - 1));
+    }
+
+    /// The next output that may leave.
+    pub(crate) fn pop(&mut self) -> Option<O> {
+        if let Some(output) = self.free.pop_front() {
+            return Some(output);
+        }
+        match self.gated.front() {
+            Some((need, _)) if *need <= self.durable => self.gated.pop_front().map(|(_, output)| output),
+            _ => None,
+        }
+    }
+
+    /// All facts that are not on their way yet, under the next number.
+    pub(crate) fn take_persist(&mut self) -> Option<(u64, Vec<F>)> {
+        if self.facts.is_empty() {
+            return None;
+        }
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        Some((seq, std::mem::take(&mut self.facts)))
+    }
+}
