@@ -1,0 +1,207 @@
+//! One circuit at this relay, and how it ends.
+//!
+//! ```text
+//!          CREATE*            created()             EXTEND2            link          CREATED2
+//!  (none) ────────► pending ────────────► last hop ────────► waiting ───────► asked ─────────► relaying
+//!                                             ▲                                                    │
+//!                                             └──────────────────── TRUNCATE ──────────────────────┘
+//!  every state ── DESTROY from either side, protocol error, lost link, queue too long, killed ──► gone
+//! ```
+
+use super::Engine;
+use super::cells::{List, Pool};
+use super::event::{Event, NextHop, PaymentEvent};
+use super::ids::CircuitId;
+use super::memory::Node;
+use super::schedule::Class;
+use super::stream::Edge;
+use super::wire::DestroyReason;
+use crate::crypto::tor1::{BackwardLayer, ForwardLayer};
+
+/// Towards the client.
+pub(crate) const BACKWARD: usize = 0;
+/// Away from the client.
+pub(crate) const FORWARD: usize = 1;
+
+/// A circuit's place on one link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct End {
+    /// Index of the link.
+    pub(crate) link: u32,
+    /// Circuit id there.
+    pub(crate) id: u32,
+}
+
+/// Where a circuit goes on.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// Nowhere: this is its last hop.
+    Nowhere,
+    /// A link to the next hop is being made.
+    Waiting(Box<Waiting>),
+    /// CREATE2 was sent.
+    Asked(End),
+    /// CREATED2 came.
+    Open(End),
+}
+
+/// What will be sent to the next hop once there is a link to it.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) to: NextHop,
+    /// Type, length, onionskin: as they stand in both EXTEND2 and CREATE2.
+    pub(crate) handshake: Vec<u8>,
+}
+
+/// The relay's two layers of a circuit.
+#[derive(Debug)]
+pub(crate) struct Layers {
+    pub(crate) forward: ForwardLayer,
+    pub(crate) backward: BackwardLayer,
+}
+
+/// Cells waiting in one direction. `sealed` are complete; `raw` come after them and still need our layer.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    pub(crate) sealed: List,
+    pub(crate) raw: List,
+    /// This hop's own payment messages among `sealed`: while there are any, the queue is scheduled as a paid one.
+    pub(crate) answers: u32,
+    /// The entry in a schedule that is valid; 0 if there is none.
+    pub(crate) ticket: u32,
+}
+
+impl Queue {
+    pub(crate) fn len(&self) -> usize {
+        self.sealed.len() + self.raw.len()
+    }
+
+    pub(crate) fn clear(&mut self, pool: &mut Pool) -> usize {
+        let cells = self.len();
+        pool.clear(&mut self.sealed);
+        pool.clear(&mut self.raw);
+        self.answers = 0;
+        self.ticket = 0;
+        cells
+    }
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Circuit {
+    pub(crate) prev: End,
+    pub(crate) next: Next,
+    /// `None` until the handshake is done.
+    pub(crate) layers: Option<Layers>,
+    /// Whether CREATE_FAST made it: the answer to be sent.
+    pub(crate) fast: bool,
+    /// RELAY_EARLY cells seen.
+    pub(crate) early: u8,
+    /// Whose share of the unpaid class it takes.
+    pub(crate) neighbour: u32,
+    pub(crate) class: Class,
+    /// Bytes that may still be carried in the paid class.
+    pub(crate) credit: u64,
+    /// Tell once credit is below; 0: do not.
+    pub(crate) low: u64,
+    /// Bytes carried, both directions.
+    pub(crate) metered: u64,
+    pub(crate) queues: [Queue; 2],
+    /// Cells waiting here, and what waits for its streams' targets in units of cells.
+    pub(crate) held: u32,
+    /// What of `held` the memory accounts know.
+    pub(crate) counted: u32,
+    pub(crate) node: Node,
+    /// Streams and windows, if it ever ended here.
+    pub(crate) edge: Option<Box<Edge>>,
+}
+
+impl Circuit {
+    pub(crate) fn new(prev: End, neighbour: u32, fast: bool) -> Self {
+        Circuit {
+            prev,
+            next: Next::Nowhere,
+            layers: None,
+            fast,
+            early: 0,
+            neighbour,
+            class: Class::Unpaid,
+            credit: 0,
+            low: 0,
+            metered: 0,
+            queues: [Queue::default(), Queue::default()],
+            held: 0,
+            counted: 0,
+            node: Node::default(),
+            edge: None,
+        }
+    }
+
+    /// Where the cells of a direction go.
+    #[inline]
+    pub(crate) fn end(&self, direction: usize) -> Option<End> {
+        match (&self.next, direction) {
+            (_, BACKWARD) => Some(self.prev),
+            (Next::Asked(end) | Next::Open(end), _) => Some(*end),
+            _ => None,
+        }
+    }
+}
+
+impl Engine {
+    /// Ends a circuit: tells the sides for which there is a reason, and forgets it.
+    pub(crate) fn end_circuit(&mut self, index: u32, to_prev: Option<DestroyReason>, to_next: Option<DestroyReason>) {
+        let Some(name) = self.circuits.name(index) else { return };
+        let Some(circuit) = self.circuits.at_mut(index) else {
+            return;
+        };
+        for queue in &mut circuit.queues {
+            queue.clear(&mut self.pool);
+        }
+        circuit.held = 0;
+        self.memory.update(&mut self.circuits, index);
+        let Some(circuit) = self.circuits.remove(name) else {
+            return;
+        };
+        self.paid_circuits -= usize::from(circuit.class == Class::Paid);
+        if circuit.layers.is_none() {
+            self.pending_handshakes = self.pending_handshakes.saturating_sub(1);
+        } else {
+            self.events.push_back(Event::Payment(PaymentEvent::CircuitClosed {
+                circuit: name,
+                metered: circuit.metered,
+            }));
+        }
+        self.leave_link(circuit.prev, to_prev);
+        if let Some(end) = circuit.end(FORWARD) {
+            self.leave_link(end, to_next);
+        }
+        if let Some(edge) = circuit.edge {
+            edge.wake_all(name, &mut self.events);
+        }
+    }
+
+    /// Takes a circuit id out of a link's table; with a reason, tells the other side, and keeps the id unused until that
+    /// has been written.
+    pub(crate) fn leave_link(&mut self, end: End, reason: Option<DestroyReason>) {
+        let Some(link) = self.links.at_mut(end.link) else {
+            return;
+        };
+        link.forget(end.id, self.now);
+        if let Some(reason) = reason {
+            link.bury(end.id);
+            self.send_destroy(end, reason);
+        }
+    }
+
+    /// The circuit has broken the protocol: ends it on both sides.
+    pub(crate) fn protocol_error(&mut self, index: u32) {
+        self.counters.protocol_errors += 1;
+        self.end_circuit(index, Some(DestroyReason::Protocol), Some(DestroyReason::Protocol));
+    }
+
+    /// The index of a circuit, if it is still there.
+    pub(crate) fn index(&self, circuit: CircuitId) -> Option<u32> {
+        self.circuits.get(circuit).map(|_| circuit.index)
+    }
+}

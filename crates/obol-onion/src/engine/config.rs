@@ -1,0 +1,63 @@
+//! What an [`Engine`](super::Engine) is told once, by its operator and by the consensus.
+
+/// What the unpaid class gets of the rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnpaidShare {
+    /// All that the paid circuits leave, and a seventeenth when they leave nothing.
+    #[default]
+    Leftover,
+    /// The same, but never more than this many bytes per second.
+    Capped(u64),
+}
+
+/// How the engine shares what it has. Every field has a default that suits a relay of the public network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Bytes of cells per second that all links together send; `None`: as fast as they take them.
+    pub rate: Option<u64>,
+    /// What the unpaid class gets of it.
+    pub unpaid: UnpaidShare,
+    /// Bytes of memory for queued cells and for what streams have not yet passed on. A quarter is the unpaid class's own
+    /// budget, out of which its largest queue is killed first; the rest is that of the paid circuits.
+    pub cell_memory: usize,
+    /// Cells that one circuit may have waiting in one direction (`circ_max_cell_queue_size`).
+    pub circuit_queue: usize,
+    /// Circuits that one link may have at once.
+    pub circuits_per_link: usize,
+    /// Circuits of all links together.
+    pub circuits: usize,
+    /// Streams that one circuit may have at once.
+    pub streams_per_circuit: usize,
+    /// Circuit handshakes that may wait for their result at once; further CREATEs are refused.
+    pub pending_handshakes: usize,
+    /// Whether EXTEND2 may name private addresses (test networks only).
+    pub allow_private_addresses: bool,
+    /// `circwindow`: DATA cells that may be under way to a client before the first SENDME; 100 to 1000.
+    pub circuit_window: u16,
+    /// `sendme_accept_min_version`: 0 tolerates SENDMEs without a tag.
+    pub sendme_accept_min: u8,
+    /// Microseconds without any circuit after which a client's link is closed.
+    pub idle_client_link: u64,
+    /// Microseconds without any circuit after which a relay's link is closed.
+    pub idle_relay_link: u64,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        EngineConfig {
+            rate: None,
+            unpaid: UnpaidShare::Leftover,
+            cell_memory: 256 << 20,
+            circuit_queue: 2500,
+            circuits_per_link: 65_536,
+            circuits: 262_144,
+            streams_per_circuit: 1024,
+            pending_handshakes: 4096,
+            allow_private_addresses: false,
+            circuit_window: 1000,
+            sendme_accept_min: 0,
+            idle_client_link: 180_000_000,
+            idle_relay_link: 3_600_000_000,
+        }
+    }
+}

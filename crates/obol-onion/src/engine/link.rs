@@ -1,0 +1,408 @@
+//! Links after their handshake: the table of them, their cells, their choice, their end.
+//!
+//! | cell | what happens |
+//! |---|---|
+//! | RELAY, RELAY_EARLY | [`relay_cell`](super::relay_cell) |
+//! | CREATE_FAST, CREATE2, CREATE | [`create`](super::create) |
+//! | CREATED2 | [`extend`](super::extend) |
+//! | DESTROY | the circuit ends, and the other side is told |
+//! | 200, from a relay | [`PaymentEvent::LinkMessage`] |
+//! | PADDING, PADDING_NEGOTIATE, VPADDING, unknown ones | passed over |
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use smallvec::SmallVec;
+
+use super::Engine;
+use super::circuit::End;
+use super::event::{Event, LinkFault, Neighbour, PaymentEvent, Peer};
+use super::hash::Seeded;
+use super::ids::{LinkId, Time};
+use super::schedule::{Entry, Schedule};
+use super::wire::{CELL_LEN, DestroyReason, HEADER_LEN, LINK_MESSAGE_MAX, command};
+use crate::crypto::tor1::BODY_LEN;
+
+/// Control cells (CREATE, CREATED, DESTROY, link messages) that may wait for a link's writer, in bytes.
+const CONTROL_MAX: usize = 1 << 20;
+/// After this long without writing, a PADDING cell goes out so that nothing on the way forgets the connection.
+const KEEPALIVE: u64 = 300_000_000;
+/// A link older than this is not used for new circuits.
+const OLD: u64 = 7 * 86_400 * 1_000_000;
+/// Links that one relay identity may have at once; a further one replaces none and is used for nothing of ours.
+const LINKS_PER_PEER: usize = 8;
+
+/// Which way a circuit id of a link belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The link is the one towards the client; index of the circuit.
+    Prev(u32),
+    /// The link is the one to the next hop; index of the circuit.
+    Next(u32),
+    /// The circuit is gone, and our DESTROY not yet written.
+    Buried,
+}
+
+/// What the link handshake found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkInfo {
+    /// The relay at the other end, if it proved an identity.
+    pub peer: Option<Peer>,
+    /// Where it is.
+    pub remote: SocketAddr,
+    /// Whether we opened the connection: we then use circuit ids with the highest bit set, and the peer those without.
+    pub initiated: bool,
+    /// Whether `remote` is an address that the peer says is its own.
+    pub canonical: bool,
+}
+
+/// One open link.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) info: LinkInfo,
+    pub(crate) neighbour: u32,
+    pub(crate) since: Time,
+    pub(crate) circuits: HashMap<u32, Place, Seeded>,
+    pub(crate) control: Vec<u8>,
+    /// Ids whose DESTROY waits in `control`.
+    buried: Vec<u32>,
+    pub(crate) schedule: Schedule,
+    /// With a configured rate: cells chosen and sealed, for the writer to take.
+    pub(crate) staged: Vec<u8>,
+    /// Queues that have to wait until the writer has taken `staged`.
+    pub(crate) parked: Vec<Entry>,
+    /// Bytes of a passed-over cell still to come.
+    skip: usize,
+    pub(crate) writer_idle: bool,
+    closing: bool,
+    pub(crate) last_sent: Time,
+    /// Since when it has had no circuit.
+    idle_since: Time,
+}
+
+impl Link {
+    pub(crate) fn forget(&mut self, id: u32, now: Time) {
+        self.circuits.remove(&id);
+        self.idle_since = now;
+    }
+
+    /// Keeps an id from being used until the control cells of now are written.
+    pub(crate) fn bury(&mut self, id: u32) {
+        if !self.closing {
+            self.circuits.insert(id, Place::Buried);
+            self.buried.push(id);
+        }
+    }
+
+    /// The control cells have been taken.
+    pub(crate) fn unbury(&mut self) {
+        for id in self.buried.drain(..) {
+            if self.circuits.get(&id) == Some(&Place::Buried) {
+                self.circuits.remove(&id);
+            }
+        }
+    }
+
+    pub(crate) fn park(&mut self, entry: Entry, valid: impl Fn(&Entry) -> bool) {
+        if self.parked.len() > 2 * self.circuits.len() + 64 {
+            self.parked.retain(valid);
+        }
+        self.parked.push(entry);
+    }
+
+    /// Circuit ids in use, but for those buried.
+    fn is_unused(&self) -> bool {
+        self.circuits.len() <= self.buried.len()
+    }
+
+    /// Whether a circuit id is one that the peer chooses.
+    pub(crate) fn is_peers(&self, id: u32) -> bool {
+        (id >> 31 == 1) != self.info.initiated
+    }
+}
+
+/// Neighbours, counted by their links.
+#[derive(Debug, Default)]
+pub(crate) struct Neighbours {
+    by_key: HashMap<Neighbour, (u32, usize)>,
+    free: Vec<u32>,
+    next: u32,
+}
+
+impl Neighbours {
+    fn join(&mut self, key: Neighbour) -> u32 {
+        let (free, next) = (&mut self.free, &mut self.next);
+        let (index, links) = self.by_key.entry(key).or_insert_with(|| {
+            let index = free.pop().unwrap_or_else(|| {
+                *next += 1;
+                *next - 1
+            });
+            (index, 0)
+        });
+        *links += 1;
+        *index
+    }
+
+    fn leave(&mut self, key: Neighbour) {
+        if let Some((index, links)) = self.by_key.get_mut(&key) {
+            *links -= 1;
+            if *links == 0 {
+                self.free.push(*index);
+                self.by_key.remove(&key);
+            }
+        }
+    }
+}
+
+impl Engine {
+    /// A link's handshake is done. Its cells go through [`receive`](Self::receive) and [`transmit`](Self::transmit) now.
+    pub fn link_up(&mut self, now: Time, info: LinkInfo) -> LinkId {
+        self.now = self.now.max(now);
+        let key = Neighbour::of(info.peer, info.remote);
+        let neighbour = self.neighbours.join(key);
+        let link = self.links.insert(Link {
+            info,
+            neighbour,
+            since: now,
+            circuits: HashMap::with_hasher(self.hash),
+            control: Vec::new(),
+            buried: Vec::new(),
+            schedule: Schedule::new(self.hash),
+            staged: Vec::new(),
+            parked: Vec::new(),
+            skip: 0,
+            writer_idle: true,
+            closing: false,
+            last_sent: now,
+            idle_since: now,
+        });
+        if let Some(peer) = info.peer {
+            let links = self.by_rsa.entry(peer.rsa).or_default();
+            if links.len() < LINKS_PER_PEER {
+                links.push(link.index);
+            }
+        }
+        self.events.push_back(Event::Payment(PaymentEvent::LinkUp {
+            link,
+            peer: info.peer,
+            neighbour: key,
+        }));
+        link
+    }
+
+    /// A link is gone, and with it all circuits on it.
+    pub fn link_down(&mut self, now: Time, link: LinkId) {
+        self.now = self.now.max(now);
+        let Some(this) = self.links.get_mut(link) else { return };
+        this.closing = true;
+        let info = this.info;
+        let places: Vec<Place> = this.circuits.values().copied().collect();
+        let gone = Some(DestroyReason::ChannelClosed);
+        for place in places {
+            match place {
+                Place::Prev(index) => self.end_circuit(index, None, gone),
+                Place::Next(index) => self.end_circuit(index, gone, None),
+                Place::Buried => {}
+            }
+        }
+        if let Some(peer) = info.peer
+            && let Some(links) = self.by_rsa.get_mut(&peer.rsa)
+        {
+            links.retain(|index| *index != link.index);
+            if links.is_empty() {
+                self.by_rsa.remove(&peer.rsa);
+            }
+        }
+        self.neighbours.leave(Neighbour::of(info.peer, info.remote));
+        self.links.remove(link);
+        self.events.push_back(Event::Payment(PaymentEvent::LinkDown { link }));
+        self.pace(now);
+    }
+
+    /// Takes the cells at the start of `bytes`, which came from a link in this order, and changes them in place.
+    ///
+    /// Returns how many bytes are done with; the rest is the beginning of a cell and has to be given again, with more
+    /// behind it. A cell never needs more than 17 KiB.
+    ///
+    /// # Errors
+    /// The link has to be closed: then call [`link_down`](Self::link_down).
+    pub fn receive(&mut self, now: Time, link: LinkId, bytes: &mut [u8]) -> Result<usize, LinkFault> {
+        self.now = self.now.max(now);
+        let mut at = 0;
+        let Some(this) = self.links.get_mut(link) else {
+            return Err(LinkFault::Asked);
+        };
+        if this.closing {
+            return Err(LinkFault::Asked);
+        }
+        if this.skip > 0 {
+            at = this.skip.min(bytes.len());
+            this.skip -= at;
+        }
+        while let Some(cell) = bytes.get_mut(at..).filter(|rest| rest.len() >= HEADER_LEN) {
+            let command = cell[4];
+            let id = u32::from_be_bytes([cell[0], cell[1], cell[2], cell[3]]);
+            if command::is_variable(command) {
+                let Some(&[high, low]) = cell.get(5..7) else { break };
+                let len = usize::from(u16::from_be_bytes([high, low]));
+                let total = HEADER_LEN + 2 + len;
+                if command == command::LINK_MESSAGE {
+                    if len > LINK_MESSAGE_MAX {
+                        return Err(LinkFault::Protocol("link message too long"));
+                    }
+                    let Some(body) = cell.get(HEADER_LEN + 2..total) else {
+                        break;
+                    };
+                    self.link_message(link, body);
+                    at += total;
+                } else {
+                    let here = total.min(cell.len());
+                    at += here;
+                    if let Some(this) = self.links.get_mut(link) {
+                        this.skip = total - here;
+                    }
+                }
+                continue;
+            }
+            let Some((_, rest)) = cell.split_at_mut_checked(HEADER_LEN) else {
+                break;
+            };
+            let Some(body) = rest.first_chunk_mut::<BODY_LEN>() else {
+                break;
+            };
+            at += CELL_LEN;
+            match command {
+                command::RELAY => self.relay_cell(link.index, id, false, body),
+                command::RELAY_EARLY => self.relay_cell(link.index, id, true, body),
+                command::CREATE | command::CREATE_FAST | command::CREATE2 => {
+                    self.create_cell(link.index, id, command, body);
+                }
+                command::CREATED2 => self.created2_cell(link.index, id, body),
+                command::CREATED_FAST => self.unexpected_created(link.index, id),
+                command::DESTROY => self.destroy_cell(link.index, id),
+                _ => {}
+            }
+        }
+        self.pace(now);
+        Ok(at)
+    }
+
+    fn link_message(&mut self, link: LinkId, body: &[u8]) {
+        let Some(this) = self.links.get(link) else { return };
+        // From a client it is an unknown command.
+        if this.info.peer.is_some() {
+            self.events.push_back(Event::Payment(PaymentEvent::LinkMessage {
+                link,
+                body: body.to_vec(),
+            }));
+        }
+    }
+
+    fn destroy_cell(&mut self, link: u32, id: u32) {
+        let place = self.links.at(link).and_then(|link| link.circuits.get(&id)).copied();
+        // A reason is not passed on: it would tell one side about the other.
+        match place {
+            Some(Place::Prev(index)) => self.end_circuit(index, None, Some(DestroyReason::Destroyed)),
+            Some(Place::Next(index)) => self.end_circuit(index, Some(DestroyReason::Destroyed), None),
+            Some(Place::Buried) | None => {}
+        }
+    }
+
+    /// Queues a DESTROY.
+    pub(crate) fn send_destroy(&mut self, end: End, reason: DestroyReason) {
+        self.counters.destroys_sent += 1;
+        self.send_control(end.link, end.id, command::DESTROY, &[reason as u8]);
+    }
+
+    /// Queues a fixed-length cell that goes before all RELAY cells.
+    pub(crate) fn send_control(&mut self, link: u32, id: u32, command: u8, body: &[u8]) {
+        let Some(this) = self.control_of(link) else { return };
+        this.control.extend_from_slice(&id.to_be_bytes());
+        this.control.push(command);
+        let body = &body[..body.len().min(BODY_LEN)];
+        this.control.extend_from_slice(body);
+        this.control.resize(this.control.len() + BODY_LEN - body.len(), 0);
+        self.wake_link(link);
+    }
+
+    /// Queues a link message (command 200). Longer than 16 KiB: not sent.
+    pub fn send_link(&mut self, link: LinkId, body: &[u8]) {
+        let Ok(len) = u16::try_from(body.len()) else { return };
+        if self.links.get(link).is_none() || body.len() > LINK_MESSAGE_MAX {
+            return;
+        }
+        let Some(this) = self.control_of(link.index) else {
+            return;
+        };
+        this.control.extend_from_slice(&0u32.to_be_bytes());
+        this.control.push(command::LINK_MESSAGE);
+        this.control.extend_from_slice(&len.to_be_bytes());
+        this.control.extend_from_slice(body);
+        self.wake_link(link.index);
+    }
+
+    /// The link's control queue, if it takes more.
+    fn control_of(&mut self, link: u32) -> Option<&mut Link> {
+        let full = self.links.at(link).is_some_and(|link| link.control.len() > CONTROL_MAX);
+        if full && let Some(name) = self.links.name(link) {
+            self.fault(name, LinkFault::Stalled);
+        }
+        self.links.at_mut(link).filter(|link| !link.closing)
+    }
+
+    fn fault(&mut self, link: LinkId, why: LinkFault) {
+        if let Some(this) = self.links.get_mut(link)
+            && !this.closing
+        {
+            this.closing = true;
+            self.events.push_back(Event::CloseLink { link, why });
+        }
+    }
+
+    /// Asks for a link to be closed: an [`Event::CloseLink`] comes, and nothing is sent on it any more.
+    pub fn close_link(&mut self, link: LinkId) {
+        self.fault(link, LinkFault::Asked);
+    }
+
+    /// The best link to a relay for a new circuit (tor-spec, channels; C Tor's order: not old, canonical, older, more circuits).
+    /// `address` is one that the client named: over a link that is not canonical only that one will do.
+    pub(crate) fn best_link(&self, rsa: &[u8; 20], ed: Option<&[u8; 32]>, addresses: &[SocketAddr]) -> Option<u32> {
+        let links: &SmallVec<[u32; 2]> = self.by_rsa.get(rsa)?;
+        links
+            .iter()
+            .filter_map(|index| self.links.at(*index).map(|link| (*index, link)))
+            .filter(|(_, link)| {
+                let peer_fits = link.info.peer.is_some_and(|peer| ed.is_none_or(|ed| *ed == peer.ed));
+                let fits = link.info.canonical || addresses.contains(&link.info.remote);
+                peer_fits && fits && !link.closing && self.now.since(link.since) < OLD
+            })
+            .max_by_key(|(_, link)| (link.info.canonical, core::cmp::Reverse(link.since), link.circuits.len()))
+            .map(|(index, _)| index)
+    }
+
+    /// Housekeeping, about once a second: closes idle links and keeps the others alive.
+    pub fn tick(&mut self, now: Time) {
+        self.now = self.now.max(now);
+        let mut idle: SmallVec<[LinkId; 8]> = SmallVec::new();
+        let mut silent: SmallVec<[u32; 8]> = SmallVec::new();
+        for (name, link) in self.links.iter() {
+            let patience = match link.info.peer {
+                Some(_) => self.config.idle_relay_link,
+                None => self.config.idle_client_link,
+            };
+            let old = now.since(link.since) >= OLD && link.info.peer.is_some();
+            if link.is_unused() && (old || now.since(link.idle_since) >= patience) {
+                idle.push(name);
+            } else if now.since(link.last_sent) >= KEEPALIVE && link.writer_idle {
+                silent.push(name.index);
+            }
+        }
+        for link in idle {
+            self.fault(link, LinkFault::Idle);
+        }
+        for link in silent {
+            self.send_control(link, 0, command::PADDING, &[]);
+        }
+        self.pace(now);
+    }
+}

@@ -1,0 +1,206 @@
+//! The relay engine: cells in, cells and events out. One per relay, behind one lock that is taken once per batch.
+//!
+//! ```text
+//!  link's reader ── receive(bytes) ─┐                         ┌─► transmit(out) ── link's writer
+//!  stream tasks ─── stream_*()  ────┤  circuits, queues,      ├─► poll_event() ── whoever the event is for
+//!  payments ─────── grant, answer ──┤  schedule, memory       ├─► take_woken() ── writers that have work
+//!  timer ────────── wake, tick ─────┘                         └─► next_wake()  ── timer
+//! ```
+//!
+//! Sans-IO: no socket, no clock, no randomness of its own. Time and a seed are arguments.
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`link`] | links: table, cells, choice |
+//! | [`create`], [`extend`] | circuits made here, and on to the next hop |
+//! | [`circuit`] | a circuit's state, and its end |
+//! | [`relay_cell`], [`stream`], [`window`] | RELAY cells; streams that end here; their windows |
+//! | [`queue`], [`schedule`], [`rate`], [`memory`], [`cells`] | cells waiting: order, classes, rate, budget, slots |
+//! | [`payments`] | credit and payment messages |
+//!
+//! A fault of a circuit ends that circuit, a fault of a link that link ([`LinkFault`]), and nothing else.
+
+mod cells;
+mod circuit;
+mod config;
+mod create;
+mod event;
+mod extend;
+mod hash;
+mod ids;
+mod link;
+mod memory;
+mod payments;
+mod queue;
+mod rate;
+mod relay_cell;
+mod rng;
+mod schedule;
+mod stream;
+mod window;
+mod wire;
+
+use std::collections::{HashMap, VecDeque};
+
+use smallvec::SmallVec;
+
+pub use config::{EngineConfig, UnpaidShare};
+pub use create::HandshakeAnswer;
+pub use event::{Event, HandshakeJob, HandshakeKind, LinkFault, Neighbour, NextHop, PaymentEvent, Peer, Target};
+pub use extend::is_public;
+pub use ids::{CircuitId, LinkId, StreamId, Time};
+pub use link::LinkInfo;
+pub use queue::Transmit;
+pub use schedule::Class;
+pub use stream::{Answer, Connected, Received};
+pub use wire::{CELL_LEN, DATA_MAX, DestroyReason, EndReason, Ending};
+
+use cells::Pool;
+use circuit::Circuit;
+use hash::Seeded;
+use ids::Table;
+use link::{Link, Neighbours};
+use memory::Memory;
+use rate::Bucket;
+use rng::Rng;
+use schedule::Schedule;
+
+/// What the engine has counted since it was made, and what it has now. Indices: class 0 paid, 1 unpaid; direction 0
+/// towards the client, 1 away from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// RELAY cells carried, by class and direction; 514 bytes each.
+    pub cells: [[u64; 2]; 2],
+    /// This hop's payment messages, by direction: free.
+    pub payment_cells: [u64; 2],
+    /// Links now.
+    pub links: u64,
+    /// Circuits now, by class; those still in their handshake among the unpaid.
+    pub circuits: [u64; 2],
+    /// Cells' worth of memory held now, by class.
+    pub held: [u64; 2],
+    /// Slots for cells in use now.
+    pub slots: u64,
+    /// Handshakes waiting for their result now.
+    pub handshakes_pending: u64,
+    /// Circuits whose handshake succeeded.
+    pub circuits_opened: u64,
+    /// Handshakes that failed.
+    pub handshakes_failed: u64,
+    /// CREATEs refused for lack of room.
+    pub creates_refused: u64,
+    /// Next hops that could not be reached.
+    pub extends_failed: u64,
+    /// Streams begun.
+    pub streams_opened: u64,
+    /// Circuits killed because their class held too much memory, by class.
+    pub killed_memory: [u64; 2],
+    /// Circuits killed because too many of their cells waited.
+    pub killed_queue: u64,
+    /// Circuits ended for a protocol error of the other side.
+    pub protocol_errors: u64,
+    /// Relay messages dropped: unknown, or for no stream.
+    pub messages_dropped: u64,
+    /// DESTROY cells sent.
+    pub destroys_sent: u64,
+}
+
+/// Sending under a configured rate: one schedule for all links, and the tokens.
+#[derive(Debug)]
+struct Pacer {
+    schedule: Schedule,
+    total: Option<Bucket>,
+    unpaid: Option<Bucket>,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Engine {
+    config: EngineConfig,
+    now: Time,
+    rng: Rng,
+    hash: Seeded,
+    links: Table<LinkId, Link>,
+    circuits: Table<CircuitId, Box<Circuit>>,
+    neighbours: Neighbours,
+    /// Links to each relay, by its RSA identity.
+    by_rsa: HashMap<[u8; 20], SmallVec<[u32; 2]>>,
+    pool: Pool,
+    memory: Memory,
+    pacer: Option<Pacer>,
+    last_ticket: u32,
+    pending_handshakes: usize,
+    paid_circuits: usize,
+    closing: bool,
+    events: VecDeque<Event>,
+    woken: Vec<LinkId>,
+    counters: Counters,
+}
+
+impl Engine {
+    /// An engine without links. `seed` has to be secret and different each time.
+    pub fn new(config: EngineConfig, seed: [u8; 32]) -> Self {
+        let mut rng = Rng::new(&seed);
+        let hash = Seeded::new(rng.next_u64());
+        let unpaid = Engine::unpaid_cap(config.unpaid);
+        let pacer = (config.rate.is_some() || unpaid.is_some()).then(|| Pacer {
+            schedule: Schedule::new(hash),
+            total: config.rate.map(Bucket::new),
+            unpaid: unpaid.map(Bucket::new),
+        });
+        Engine {
+            memory: Memory::new(config.cell_memory / CELL_LEN),
+            config,
+            now: Time(0),
+            rng,
+            hash,
+            links: Table::new(),
+            circuits: Table::new(),
+            neighbours: Neighbours::default(),
+            by_rsa: HashMap::new(),
+            pool: Pool::new(),
+            pacer,
+            last_ticket: 0,
+            pending_handshakes: 0,
+            paid_circuits: 0,
+            closing: false,
+            events: VecDeque::new(),
+            woken: Vec::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// The next thing that somebody has to do or to know. Take them all after every call.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Links whose idle writers have work since the last time, each once, are added to `links`.
+    pub fn take_woken(&mut self, links: &mut Vec<LinkId>) {
+        links.append(&mut self.woken);
+    }
+
+    /// From now on circuits are refused as by a relay that goes to sleep.
+    pub fn refuse_circuits(&mut self) {
+        self.closing = true;
+    }
+
+    /// Consensus parameters that may change while the engine runs.
+    pub fn set_parameters(&mut self, circuit_window: u16, sendme_accept_min: u8) {
+        self.config.circuit_window = circuit_window;
+        self.config.sendme_accept_min = sendme_accept_min;
+    }
+
+    /// A copy of the counters.
+    pub fn counters(&self) -> Counters {
+        let paid = self.paid_circuits as u64;
+        Counters {
+            links: self.links.len() as u64,
+            circuits: [paid, (self.circuits.len() as u64).saturating_sub(paid)],
+            held: [Class::Paid, Class::Unpaid].map(|class| self.memory.used(class) as u64),
+            slots: self.pool.used() as u64,
+            handshakes_pending: self.pending_handshakes as u64,
+            ..self.counters
+        }
+    }
+}

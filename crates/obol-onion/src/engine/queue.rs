@@ -1,0 +1,465 @@
+//! Cells on their way out: into a circuit's queue, and from there to a link.
+//!
+//! The layer is put on at arrival for circuits with credit, and when the cell leaves for those without: so this hop's own
+//! payment answer can be sealed now and still overtake what waits. Since a queue is always *sealed cells, then raw ones*,
+//! every circuit's cells are encrypted in the order in which they are sent, whatever happens to its class:
+//!
+//! | | sealed | raw |
+//! |---|---|---|
+//! | cell arrives, circuit paid | behind | (none) |
+//! | cell arrives, circuit unpaid | | behind |
+//! | own answer | behind | |
+//! | unpaid → paid | all raw ones, sealed now, behind | none |
+//! | paid → unpaid | stay | |
+//! | a cell leaves | first | only when none is sealed |
+//!
+//! With a configured rate one schedule for all links hands out the tokens; without, each link has its own and its writer
+//! takes as much as the socket does.
+
+use super::Engine;
+use super::cells::Kind;
+use super::circuit::{BACKWARD, Circuit, FORWARD};
+use super::config::UnpaidShare;
+use super::event::{Event, PaymentEvent};
+use super::ids::{LinkId, Time};
+use super::schedule::{Class, Entry};
+use super::wire::{CELL_LEN, DestroyReason, command};
+use crate::crypto::tor1::BODY_LEN;
+
+/// With a configured rate: bytes that wait for one link's writer at most, so that what is chosen is also soon sent.
+const STAGED_MAX: usize = 32 * 1024;
+
+/// Queue of a circuit that ends here: streams are not read while so many cells wait, until as few do.
+pub(crate) const EDGE_QUEUE_HIGH: usize = 256;
+/// See [`EDGE_QUEUE_HIGH`].
+pub(crate) const EDGE_QUEUE_LOW: usize = 64;
+
+/// What [`Engine::transmit`] left undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transmit {
+    /// There may be more: come back when this has been written.
+    More,
+    /// Nothing: wait to be woken.
+    Idle,
+}
+
+/// Puts our layer on a raw cell towards the client.
+#[inline]
+pub(crate) fn seal(circuit: &mut Circuit, kind: Kind, body: &mut [u8; BODY_LEN]) {
+    let Some(layers) = &mut circuit.layers else { return };
+    match kind {
+        Kind::Relayed => layers.backward.seal(body),
+        Kind::Originated => {
+            layers.backward.originate(body);
+        }
+        Kind::Data => {
+            let tag = layers.backward.originate(body);
+            if let Some(edge) = &mut circuit.edge {
+                edge.window.encrypted(tag);
+            }
+        }
+        Kind::Sealed | Kind::SealedEarly | Kind::Answer => {}
+    }
+}
+
+impl Engine {
+    /// Queues a slot behind everything that waits in its direction; raw kinds are sealed now if the circuit has credit.
+    /// The circuit may be gone afterwards.
+    #[inline]
+    pub(crate) fn enqueue(&mut self, index: u32, direction: usize, slot: u32) {
+        let Some(circuit) = self.circuits.at_mut(index) else {
+            self.pool.give_back(slot);
+            return;
+        };
+        let kind = self.pool.slot(slot).kind;
+        let raw = matches!(kind, Kind::Relayed | Kind::Originated | Kind::Data);
+        let queue = if raw && circuit.class == Class::Unpaid {
+            &mut circuit.queues[direction].raw
+        } else {
+            if raw {
+                seal(circuit, kind, &mut self.pool.slot_mut(slot).body);
+                self.pool.slot_mut(slot).kind = Kind::Sealed;
+            }
+            if kind == Kind::Answer {
+                circuit.queues[direction].answers += 1;
+            }
+            &mut circuit.queues[direction].sealed
+        };
+        self.pool.push(queue, slot);
+        circuit.held += 1;
+        let waiting = circuit.queues[direction].len();
+        let ticket = circuit.queues[direction].ticket;
+        self.memory.update(&mut self.circuits, index);
+        if ticket == 0 || kind == Kind::Answer {
+            self.activate(index, direction);
+        }
+        if waiting > self.config.circuit_queue {
+            self.counters.killed_queue += 1;
+            self.end_circuit(
+                index,
+                Some(DestroyReason::ResourceLimit),
+                Some(DestroyReason::ResourceLimit),
+            );
+        }
+        self.enforce_memory();
+    }
+
+    /// Gives a queue that has something to send its place in the schedule of its class.
+    pub(crate) fn activate(&mut self, index: u32, direction: usize) {
+        let Some(circuit) = self.circuits.at_mut(index) else {
+            return;
+        };
+        let Some(end) = circuit.end(direction) else { return };
+        let queue = &mut circuit.queues[direction];
+        if queue.len() == 0 {
+            queue.ticket = 0;
+            return;
+        }
+        let class = if queue.answers > 0 { Class::Paid } else { circuit.class };
+        self.last_ticket = if self.last_ticket == u32::MAX {
+            1
+        } else {
+            self.last_ticket + 1
+        };
+        queue.ticket = self.last_ticket;
+        let entry = Entry {
+            queue: index << 1 | direction as u32,
+            ticket: queue.ticket,
+        };
+        let neighbour = circuit.neighbour;
+        let circuits = &self.circuits;
+        let valid = |entry: &Entry| {
+            let direction = (entry.queue & 1) as usize;
+            circuits
+                .at(entry.queue >> 1)
+                .is_some_and(|circuit| circuit.queues[direction].ticket == entry.ticket)
+        };
+        let Some(link) = self.links.at_mut(end.link) else {
+            return;
+        };
+        let (schedule, most) = match &mut self.pacer {
+            Some(pacer) => (&mut pacer.schedule, 2 * circuits.len()),
+            None => (&mut link.schedule, link.circuits.len()),
+        };
+        if schedule.len() > 2 * most + 64 {
+            schedule.sweep(valid);
+        }
+        schedule.push(class, neighbour, entry);
+        if self.pacer.is_none() {
+            self.wake_link(end.link);
+        }
+    }
+
+    /// Lets a link's writer know, once, that there is something to write.
+    pub(crate) fn wake_link(&mut self, index: u32) {
+        let Some(name) = self.links.name(index) else { return };
+        if let Some(link) = self.links.at_mut(index)
+            && link.writer_idle
+        {
+            link.writer_idle = false;
+            self.woken.push(name);
+        }
+    }
+
+    /// Takes the next cell of a queue, complete, to the end of `out`, and counts it. False if there is none.
+    #[inline]
+    fn emit(&mut self, index: u32, direction: usize, out: &mut Vec<u8>) -> bool {
+        let Some(circuit) = self.circuits.at_mut(index) else {
+            return false;
+        };
+        let Some(end) = circuit.end(direction) else {
+            return false;
+        };
+        let queue = &mut circuit.queues[direction];
+        let Some(slot) = self
+            .pool
+            .pop(&mut queue.sealed)
+            .or_else(|| self.pool.pop(&mut queue.raw))
+        else {
+            return false;
+        };
+        let cell = self.pool.slot_mut(slot);
+        let (kind, early) = (cell.kind, cell.kind == Kind::SealedEarly);
+        seal(circuit, kind, &mut cell.body);
+        let mut header = [0; 5];
+        header[..4].copy_from_slice(&end.id.to_be_bytes());
+        header[4] = if early { command::RELAY_EARLY } else { command::RELAY };
+        out.extend_from_slice(&header);
+        out.extend_from_slice(&cell.body);
+        self.pool.give_back(slot);
+        circuit.held = circuit.held.saturating_sub(1);
+        let left = circuit.queues[direction].len();
+        let resume = direction == BACKWARD && left == EDGE_QUEUE_LOW && circuit.edge.is_some();
+        if kind == Kind::Answer {
+            circuit.queues[direction].answers -= 1;
+            self.counters.payment_cells[BACKWARD] += 1;
+        } else {
+            self.charge(index, direction);
+        }
+        self.memory.update(&mut self.circuits, index);
+        if resume {
+            self.wake_senders(index);
+        }
+        true
+    }
+
+    /// Counts one carried cell, and moves the circuit to the unpaid class when its credit is used up.
+    #[inline]
+    pub(crate) fn charge(&mut self, index: u32, direction: usize) {
+        let name = self.circuits.name(index);
+        let Some(circuit) = self.circuits.at_mut(index) else {
+            return;
+        };
+        circuit.metered += CELL_LEN as u64;
+        self.counters.cells[circuit.class as usize][direction] += 1;
+        if circuit.class == Class::Unpaid {
+            return;
+        }
+        // Paid means that there is enough for a cell.
+        circuit.credit -= CELL_LEN as u64;
+        if circuit.credit < circuit.low
+            && let Some(circuit_name) = name
+        {
+            circuit.low = 0;
+            self.events.push_back(Event::Payment(PaymentEvent::CreditLow {
+                circuit: circuit_name,
+                metered: circuit.metered,
+                credit: circuit.credit,
+            }));
+        }
+        if circuit.credit < CELL_LEN as u64 {
+            self.set_class(index, Class::Unpaid);
+        }
+    }
+
+    /// Moves a circuit to another class.
+    pub(crate) fn set_class(&mut self, index: u32, class: Class) {
+        let Some(circuit) = self.circuits.at_mut(index) else {
+            return;
+        };
+        if circuit.class == class {
+            return;
+        }
+        if class == Class::Paid {
+            let mut raw = core::mem::take(&mut circuit.queues[BACKWARD].raw);
+            while let Some(slot) = self.pool.pop(&mut raw) {
+                let cell = self.pool.slot_mut(slot);
+                seal(circuit, cell.kind, &mut cell.body);
+                cell.kind = Kind::Sealed;
+                self.pool.push(&mut circuit.queues[BACKWARD].sealed, slot);
+            }
+        }
+        circuit.class = class;
+        let paid = class == Class::Paid;
+        self.paid_circuits = if paid {
+            self.paid_circuits + 1
+        } else {
+            self.paid_circuits.saturating_sub(1)
+        };
+        self.memory.update(&mut self.circuits, index);
+        for direction in [BACKWARD, FORWARD] {
+            self.activate(index, direction);
+        }
+    }
+
+    /// Kills the largest queues of a class that holds more than its budget.
+    pub(crate) fn enforce_memory(&mut self) {
+        for class in [Class::Unpaid, Class::Paid] {
+            while self.memory.is_over(class) {
+                let Some(victim) = self.memory.largest(&self.circuits, class) else {
+                    break;
+                };
+                self.counters.killed_memory[class as usize] += 1;
+                self.end_circuit(
+                    victim,
+                    Some(DestroyReason::ResourceLimit),
+                    Some(DestroyReason::ResourceLimit),
+                );
+            }
+        }
+    }
+
+    /// Takes what a link may send now, up to about `max` bytes, to the end of `out`. Call it from the link's writer
+    /// only: after a wake, and again after each write until it says [`Transmit::Idle`].
+    pub fn transmit(&mut self, now: Time, link: LinkId, out: &mut Vec<u8>, max: usize) -> Transmit {
+        self.now = self.now.max(now);
+        let Some(this) = self.links.get_mut(link) else {
+            return Transmit::Idle;
+        };
+        let before = out.len();
+        out.append(&mut this.control);
+        this.unbury();
+        if self.pacer.is_some() {
+            out.append(&mut this.staged);
+            self.unpark(link.index);
+            self.pace(now);
+        } else {
+            while out.len() + CELL_LEN <= before + max && self.emit_next(link.index, out) {}
+        }
+        let Some(this) = self.links.get_mut(link) else {
+            return Transmit::Idle;
+        };
+        if out.len() == before {
+            this.writer_idle = true;
+            return Transmit::Idle;
+        }
+        this.last_sent = now;
+        Transmit::More
+    }
+
+    /// One cell of a link's own schedule.
+    #[inline]
+    fn emit_next(&mut self, link: u32, out: &mut Vec<u8>) -> bool {
+        loop {
+            let Some(this) = self.links.at_mut(link) else {
+                return false;
+            };
+            let Some(class) = this.schedule.turn(true, true) else {
+                return false;
+            };
+            let Some(entry) = this.schedule.pop(class) else {
+                return false;
+            };
+            let (index, direction) = (entry.queue >> 1, (entry.queue & 1) as usize);
+            if !self.is_valid(entry) {
+                continue;
+            }
+            if !self.emit(index, direction, out) {
+                continue;
+            }
+            if let Some(this) = self.links.at_mut(link) {
+                this.schedule.sent(class);
+            }
+            if self.is_valid(entry) {
+                self.put_back(link, entry);
+            }
+            return true;
+        }
+    }
+
+    #[inline]
+    fn is_valid(&self, entry: Entry) -> bool {
+        self.circuits
+            .at(entry.queue >> 1)
+            .is_some_and(|circuit| circuit.queues[(entry.queue & 1) as usize].ticket == entry.ticket)
+    }
+
+    /// After a cell of a queue was sent: the same entry again, at the end, if there is more.
+    #[inline]
+    fn put_back(&mut self, link: u32, entry: Entry) {
+        let Some(circuit) = self.circuits.at_mut(entry.queue >> 1) else {
+            return;
+        };
+        let queue = &mut circuit.queues[(entry.queue & 1) as usize];
+        if queue.len() == 0 {
+            queue.ticket = 0;
+            return;
+        }
+        let class = if queue.answers > 0 { Class::Paid } else { circuit.class };
+        let neighbour = circuit.neighbour;
+        match (&mut self.pacer, self.links.at_mut(link)) {
+            (Some(pacer), _) => pacer.schedule.push(class, neighbour, entry),
+            (None, Some(link)) => link.schedule.push(class, neighbour, entry),
+            (None, None) => {}
+        }
+    }
+
+    /// Queues that waited for a slow link go back to the schedule.
+    fn unpark(&mut self, link: u32) {
+        let Some(this) = self.links.at_mut(link) else { return };
+        let mut parked = core::mem::take(&mut this.parked);
+        for entry in parked.drain(..) {
+            if self.is_valid(entry) {
+                self.put_back(link, entry);
+            }
+        }
+        if let Some(this) = self.links.at_mut(link) {
+            this.parked = parked;
+        }
+    }
+
+    /// With a configured rate: spends the tokens at hand on the links that take them.
+    pub(crate) fn pace(&mut self, now: Time) {
+        let Some(pacer) = &mut self.pacer else { return };
+        let mut total = pacer.total.as_mut().map_or(u64::MAX, |bucket| bucket.available(now));
+        let mut unpaid = pacer.unpaid.as_mut().map_or(u64::MAX, |bucket| bucket.available(now));
+        let cell = CELL_LEN as u64;
+        while total >= cell {
+            let Some(pacer) = &mut self.pacer else { return };
+            let Some(class) = pacer.schedule.turn(true, unpaid >= cell) else {
+                break;
+            };
+            let Some(entry) = pacer.schedule.pop(class) else { break };
+            if !self.is_valid(entry) {
+                continue;
+            }
+            let (index, direction) = (entry.queue >> 1, (entry.queue & 1) as usize);
+            let Some(end) = self.circuits.at(index).and_then(|circuit| circuit.end(direction)) else {
+                continue;
+            };
+            let circuits = &self.circuits;
+            let Some(link) = self.links.at_mut(end.link) else {
+                continue;
+            };
+            if link.staged.len() >= STAGED_MAX {
+                link.park(entry, |entry| {
+                    let direction = (entry.queue & 1) as usize;
+                    circuits
+                        .at(entry.queue >> 1)
+                        .is_some_and(|circuit| circuit.queues[direction].ticket == entry.ticket)
+                });
+                continue;
+            }
+            let mut staged = core::mem::take(&mut link.staged);
+            let sent = self.emit(index, direction, &mut staged);
+            if let Some(link) = self.links.at_mut(end.link) {
+                link.staged = staged;
+            }
+            if !sent {
+                continue;
+            }
+            total -= cell;
+            if let Some(pacer) = &mut self.pacer {
+                pacer.schedule.sent(class);
+                if let Some(bucket) = &mut pacer.total {
+                    bucket.spend(cell);
+                }
+                if let (Class::Unpaid, Some(bucket)) = (class, &mut pacer.unpaid) {
+                    bucket.spend(cell);
+                    unpaid -= cell;
+                }
+            }
+            if self.is_valid(entry) {
+                self.put_back(end.link, entry);
+            }
+            self.wake_link(end.link);
+        }
+    }
+
+    /// When [`wake`](Self::wake) should be called next; `None`: not before something else happens.
+    pub fn next_wake(&self) -> Option<Time> {
+        let pacer = self.pacer.as_ref()?;
+        let cell = CELL_LEN as u64;
+        let total = pacer.total.as_ref().map_or(Time(0), |bucket| bucket.ready_at(cell));
+        let unpaid = pacer.unpaid.as_ref().map_or(Time(0), |bucket| bucket.ready_at(cell));
+        match (pacer.schedule.turn(true, false), pacer.schedule.turn(false, true)) {
+            (Some(_), _) => Some(total),
+            (None, Some(_)) => Some(total.max(unpaid)),
+            (None, None) => None,
+        }
+    }
+
+    /// Time has come: sends what the rate allows by now.
+    pub fn wake(&mut self, now: Time) {
+        self.now = self.now.max(now);
+        self.pace(now);
+    }
+
+    /// What the unpaid class gets, if that is limited in itself.
+    pub(crate) fn unpaid_cap(share: UnpaidShare) -> Option<u64> {
+        match share {
+            UnpaidShare::Leftover => None,
+            UnpaidShare::Capped(rate) => Some(rate),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! A token bucket, in bytes, on the engine's clock.
+
+use super::ids::Time;
+
+/// Tokens come at a rate and are spent by sending; a short burst may be saved up.
+#[derive(Debug, Clone)]
+pub(crate) struct Bucket {
+    /// Bytes per second.
+    rate: u64,
+    /// Most millionths of a byte that are saved up.
+    burst: u64,
+    /// Millionths of a byte at hand.
+    level: u64,
+    at: Time,
+}
+
+/// Millionths of a byte per byte.
+const MICRO: u64 = 1_000_000;
+
+impl Bucket {
+    pub(crate) fn new(rate: u64) -> Self {
+        // The public network's rates are below 2^40 bytes/s; this keeps the product with a second's micros in 64 bits.
+        let rate = rate.clamp(1, 1 << 40);
+        // Ten milliseconds: what a timer may be late. At least some cells, for small rates.
+        let burst = (rate / 100).max(8 * 1024) * MICRO;
+        Bucket {
+            rate,
+            burst,
+            level: burst,
+            at: Time(0),
+        }
+    }
+
+    fn refill(&mut self, now: Time) {
+        // More than a second fills any bucket.
+        let micros = now.since(self.at).min(MICRO);
+        if micros > 0 {
+            self.level = self.level.saturating_add(self.rate * micros).min(self.burst);
+            self.at = now;
+        }
+    }
+
+    /// Whole bytes that may be sent now.
+    pub(crate) fn available(&mut self, now: Time) -> u64 {
+        self.refill(now);
+        self.level / MICRO
+    }
+
+    /// Takes what was sent; never more than was available.
+    pub(crate) fn spend(&mut self, bytes: u64) {
+        self.level = self.level.saturating_sub(bytes * MICRO);
+    }
+
+    /// When it is worth coming back for at least `bytes`: a few milliseconds' worth at once, so that a timer fires a few
+    /// hundred times a second and not once a cell.
+    pub(crate) fn ready_at(&self, bytes: u64) -> Time {
+        let worth = (bytes * MICRO).max(self.rate * 2000).min(self.burst);
+        self.at.plus(worth.saturating_sub(self.level).div_ceil(self.rate))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_gives_its_rate_over_time_and_no_more_than_its_burst_at_once() {
+        let mut bucket = Bucket::new(1_000_000);
+        assert_eq!(bucket.available(Time(0)), 10_000);
+        bucket.spend(10_000);
+        let mut sent = 0;
+        let mut now = Time(0);
+        while now < Time(10_000_000) {
+            now = bucket.ready_at(514);
+            let bytes = bucket.available(now);
+            assert!(bytes >= 514, "woken for nothing");
+            bucket.spend(bytes);
+            sent += bytes;
+        }
+        assert!((9_990_000..=10_010_000).contains(&sent), "{sent}");
+        assert_eq!(bucket.available(Time(u64::MAX)), 10_000);
+    }
+}

@@ -1,0 +1,124 @@
+//! RELAY cells: forwarded with our layer off or on, or understood here.
+//!
+//! | from | next hop | our mark in it | what happens |
+//! |---|---|---|---|
+//! | client's side | any | yes | it is a message for us |
+//! | client's side | there | no | forwarded |
+//! | client's side | none, or not ready | no | protocol error |
+//! | next hop | | | our layer goes on, forwarded |
+
+use super::Engine;
+use super::cells::Kind;
+use super::circuit::{BACKWARD, FORWARD, Next};
+use super::event::{Event, PaymentEvent};
+use super::link::Place;
+use super::stream::Edge;
+use super::wire::{DATA_MAX, relay};
+use crate::crypto::tor1::{BODY_LEN, Tag};
+
+/// RELAY_EARLY cells that one circuit may send away from the client.
+const EARLY_MAX: u8 = 8;
+
+impl Engine {
+    /// A RELAY or RELAY_EARLY cell of a link.
+    #[inline]
+    pub(crate) fn relay_cell(&mut self, link: u32, id: u32, early: bool, body: &mut [u8; BODY_LEN]) {
+        let place = self.links.at(link).and_then(|link| link.circuits.get(&id)).copied();
+        match place {
+            Some(Place::Prev(index)) => self.forward(index, early, body),
+            Some(Place::Next(index)) => self.backward(index, early, body),
+            // A circuit that has just ended, most likely.
+            Some(Place::Buried) | None => {}
+        }
+    }
+
+    #[inline]
+    fn forward(&mut self, index: u32, early: bool, body: &mut [u8; BODY_LEN]) {
+        let Some(circuit) = self.circuits.at_mut(index) else {
+            return;
+        };
+        let Some(layers) = &mut circuit.layers else {
+            return self.protocol_error(index);
+        };
+        if early {
+            circuit.early += 1;
+            if circuit.early > EARLY_MAX {
+                return self.protocol_error(index);
+            }
+        }
+        if let Some(tag) = layers.forward.open(body) {
+            return self.recognised(index, early, tag, body);
+        }
+        if !matches!(circuit.next, Next::Open(_)) {
+            return self.protocol_error(index);
+        }
+        let slot = self.pool.take(if early { Kind::SealedEarly } else { Kind::Sealed });
+        self.pool.slot_mut(slot).body = *body;
+        self.enqueue(index, FORWARD, slot);
+    }
+
+    #[inline]
+    fn backward(&mut self, index: u32, early: bool, body: &[u8; BODY_LEN]) {
+        let Some(circuit) = self.circuits.at(index) else { return };
+        if early || !matches!(circuit.next, Next::Open(_)) {
+            return self.protocol_error(index);
+        }
+        let slot = self.pool.take(Kind::Relayed);
+        self.pool.slot_mut(slot).body = *body;
+        self.enqueue(index, BACKWARD, slot);
+    }
+
+    /// A message for this hop.
+    fn recognised(&mut self, index: u32, early: bool, tag: Tag, body: &[u8; BODY_LEN]) {
+        let command = body[0];
+        let stream = u16::from_be_bytes([body[3], body[4]]);
+        let len = usize::from(u16::from_be_bytes([body[9], body[10]]));
+        if len > DATA_MAX {
+            return self.protocol_error(index);
+        }
+        let data = &body[11..11 + len];
+        if command == relay::PAYMENT_TO_NODE {
+            self.counters.payment_cells[FORWARD] += 1;
+            return self.payment_message(index, stream, data);
+        }
+        self.charge(index, FORWARD);
+        match command {
+            relay::DATA => self.data(index, tag, stream, data),
+            relay::SENDME => self.sendme(index, stream, data),
+            relay::BEGIN if stream != 0 => self.begin(index, stream, data),
+            relay::BEGIN_DIR if stream != 0 => self.begin_dir(index, stream),
+            relay::RESOLVE if stream != 0 => self.resolve(index, stream, data),
+            relay::END if data.is_empty() => self.protocol_error(index),
+            relay::END if stream != 0 => self.client_end(index, stream),
+            relay::EXTEND2 => self.extend2(index, early, stream, data),
+            relay::EXTEND => self.protocol_error(index),
+            relay::TRUNCATE => self.truncate(index, data),
+            relay::TRUNCATED if data.is_empty() => self.protocol_error(index),
+            // Unknown commands, DROP, and those that only make sense towards a client.
+            _ => self.counters.messages_dropped += 1,
+        }
+    }
+
+    /// A payment message is handed on at once, whatever else the circuit has waiting.
+    fn payment_message(&mut self, index: u32, stream: u16, data: &[u8]) {
+        let Some(name) = self.circuits.name(index) else { return };
+        let Some(circuit) = self.circuits.at(index) else { return };
+        if stream != 0 {
+            return self.protocol_error(index);
+        }
+        self.events.push_back(Event::Payment(PaymentEvent::Message {
+            circuit: name,
+            body: data.to_vec(),
+            metered: circuit.metered,
+            credit: circuit.credit,
+        }));
+    }
+
+    /// The edge of a circuit, made when first needed.
+    pub(crate) fn edge(&mut self, index: u32) -> Option<&mut Edge> {
+        let package = self.config.circuit_window;
+        let hash = self.hash;
+        let circuit = self.circuits.at_mut(index)?;
+        Some(circuit.edge.get_or_insert_with(|| Box::new(Edge::new(package, hash))))
+    }
+}

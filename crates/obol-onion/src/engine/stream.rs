@@ -1,0 +1,550 @@
+//! Streams that end here, without their sockets: the relay's stream tasks exchange bytes with them, a batch at a time.
+//!
+//! ```text
+//!   BEGIN, BEGIN_DIR, RESOLVE ──► event ──► task: connected() ──► open ──► end()  ──► gone
+//!                                       └─► task: end() ──► gone          END ──► ended ──► task: end(None) ──► gone
+//! ```
+//!
+//! Client to target: DATA is collected per stream; the task takes all of it with [`Engine::stream_receive`] and says with
+//! [`Engine::stream_consumed`] when the target has it, which is what moves the stream's window: a target that does not
+//! read stalls its own stream only. Target to client: [`Engine::stream_room`] says how much may be sent now, and
+//! [`Engine::stream_send`] cuts that up into full cells. Both answer "nothing" by remembering that the task waits: then
+//! comes one [`Event::StreamReady`].
+//!
+//! There is no table of half-closed streams: a message for a stream that is not (any longer) there is counted in the
+//! circuit's window and dropped, which is all that a relay owes it.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use super::Engine;
+use super::event::{Event, Target};
+use super::hash::Seeded;
+use super::ids::{CircuitId, StreamId};
+use super::queue::{EDGE_QUEUE_HIGH, EDGE_QUEUE_LOW};
+use super::window::{CircuitWindow, STREAM_INCREMENT, STREAM_WINDOW};
+use super::wire::{DATA_MAX, EndReason, Ending, relay};
+use crate::crypto::tor1::Tag;
+
+/// Streams and windows of a circuit that ends here.
+#[derive(Debug)]
+pub(crate) struct Edge {
+    pub(crate) window: CircuitWindow,
+    streams: HashMap<u16, Stream, Seeded>,
+    serial: u32,
+}
+
+#[derive(Debug)]
+struct Stream {
+    serial: u32,
+    /// Bytes from the client that no task has taken yet.
+    received: Vec<u8>,
+    /// DATA cells in `received`.
+    received_cells: u16,
+    /// DATA cells that a task has taken and the target not yet.
+    passing: u16,
+    /// DATA cells that the target has and no SENDME has told of.
+    consumed: u16,
+    /// DATA cells that the client may still send.
+    deliver: u16,
+    /// DATA cells that we may still send.
+    package: u16,
+    /// The client has ended it.
+    ended: bool,
+    /// The task waits for something to receive.
+    wants_bytes: bool,
+    /// The task waits for room to send.
+    wants_room: bool,
+}
+
+/// What [`Engine::stream_receive`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// This many DATA cells' worth of bytes was put into the buffer.
+    Cells(u16),
+    /// Nothing now; a [`Event::StreamReady`] will come.
+    Nothing,
+    /// Nothing, and nothing will come: the client has ended the stream.
+    Ended,
+    /// The stream is gone, and its circuit probably too.
+    Gone,
+}
+
+/// What a stream is connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connected {
+    /// An address, with a time to live in seconds.
+    To(IpAddr, u32),
+    /// Our directory.
+    Directory,
+}
+
+/// One answer to a RESOLVE.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// An address.
+    Address(IpAddr),
+    /// A host name.
+    Name(String),
+    /// No answer now, perhaps later.
+    Transient,
+    /// No answer.
+    Permanent,
+}
+
+/// Seconds that every answer to a RESOLVE claims to be good for: always the same, so that it tells nothing.
+const RESOLVED_TTL: u32 = 60;
+
+impl Edge {
+    pub(crate) fn new(package: u16, hash: Seeded) -> Self {
+        Edge {
+            window: CircuitWindow::new(package),
+            streams: HashMap::with_hasher(hash),
+            serial: 0,
+        }
+    }
+
+    /// The circuit is gone: whoever waits for one of its streams has to look.
+    pub(crate) fn wake_all(&self, circuit: CircuitId, events: &mut VecDeque<Event>) {
+        for (number, stream) in &self.streams {
+            let stream = StreamId {
+                circuit,
+                number: *number,
+                serial: stream.serial,
+            };
+            events.push_back(Event::StreamReady { stream });
+        }
+    }
+
+    fn open(&mut self, circuit: CircuitId, number: u16) -> StreamId {
+        self.serial = self.serial.wrapping_add(1);
+        self.streams.insert(
+            number,
+            Stream {
+                serial: self.serial,
+                received: Vec::new(),
+                received_cells: 0,
+                passing: 0,
+                consumed: 0,
+                deliver: STREAM_WINDOW,
+                package: STREAM_WINDOW,
+                ended: false,
+                wants_bytes: false,
+                wants_room: false,
+            },
+        );
+        StreamId {
+            circuit,
+            number,
+            serial: self.serial,
+        }
+    }
+
+    fn stream(&mut self, id: StreamId) -> Option<&mut Stream> {
+        self.streams
+            .get_mut(&id.number)
+            .filter(|stream| stream.serial == id.serial)
+    }
+}
+
+/// What BEGIN asks for: `host:port`, NUL, and perhaps four bytes of flags.
+fn target(data: &[u8]) -> Option<Target> {
+    let nul = data.iter().position(|byte| *byte == 0)?;
+    let text = core::str::from_utf8(&data[..nul]).ok()?;
+    let flags = data.get(nul + 1..nul + 5).and_then(|flags| flags.first_chunk::<4>());
+    let (host, port) = text.rsplit_once(':')?;
+    let host = match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']')?,
+        None => host,
+    };
+    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = digits
+        .then(|| port.parse::<u16>().ok())
+        .flatten()
+        .filter(|port| *port != 0)?;
+    if host.is_empty() || host.len() > 255 {
+        return None;
+    }
+    Some(Target {
+        host: host.to_owned(),
+        port,
+        flags: flags.map_or(0, |flags| u32::from_be_bytes(*flags)),
+    })
+}
+
+impl Engine {
+    /// A new stream for a message that opens one. `None`: the number is in use (the message is dropped), or there are too
+    /// many (the stream is ended).
+    fn open_stream(&mut self, index: u32, number: u16) -> Option<StreamId> {
+        let most = self.config.streams_per_circuit;
+        let name = self.circuits.name(index)?;
+        let edge = self.edge(index)?;
+        if edge.streams.contains_key(&number) {
+            self.counters.messages_dropped += 1;
+            return None;
+        }
+        if edge.streams.len() >= most {
+            self.originate(index, relay::END, number, &[EndReason::Misc as u8]);
+            return None;
+        }
+        let id = edge.open(name, number);
+        self.counters.streams_opened += 1;
+        Some(id)
+    }
+
+    pub(crate) fn begin(&mut self, index: u32, number: u16, data: &[u8]) {
+        let Some(stream) = self.open_stream(index, number) else {
+            return;
+        };
+        let Some(target) = target(data) else {
+            return self.stream_end(stream, Some(Ending::Because(EndReason::TorProtocol)));
+        };
+        let Some(prev) = self.circuits.at(index).map(|circuit| circuit.prev.link) else {
+            return;
+        };
+        let peer = self.links.at(prev).and_then(|link| link.info.peer);
+        if let Some(from) = self.links.name(prev) {
+            self.events.push_back(Event::Begin {
+                stream,
+                from,
+                peer,
+                target,
+            });
+        }
+    }
+
+    pub(crate) fn begin_dir(&mut self, index: u32, number: u16) {
+        let Some(stream) = self.open_stream(index, number) else {
+            return;
+        };
+        let prev = self.circuits.at(index).map(|circuit| circuit.prev.link);
+        let from_client = prev
+            .and_then(|link| self.links.at(link))
+            .is_some_and(|link| link.info.peer.is_none());
+        self.events.push_back(Event::BeginDir { stream, from_client });
+    }
+
+    pub(crate) fn resolve(&mut self, index: u32, number: u16, data: &[u8]) {
+        let Some(stream) = self.open_stream(index, number) else {
+            return;
+        };
+        let end = data.iter().position(|byte| *byte == 0).unwrap_or(data.len());
+        match core::str::from_utf8(&data[..end]) {
+            Ok(name) if (1..=255).contains(&name.len()) => {
+                let name = name.to_owned();
+                let prev = self.circuits.at(index).map(|circuit| circuit.prev.link);
+                let peer = prev
+                    .and_then(|link| self.links.at(link))
+                    .and_then(|link| link.info.peer);
+                self.events.push_back(Event::Resolve { stream, peer, name });
+            }
+            _ => self.stream_resolved(stream, &[Answer::Permanent]),
+        }
+    }
+
+    /// DATA from the client: counted for the circuit in any case.
+    pub(crate) fn data(&mut self, index: u32, tag: Tag, number: u16, data: &[u8]) {
+        let Some(name) = self.circuits.name(index) else { return };
+        let Some(edge) = self.edge(index) else { return };
+        match edge.window.received() {
+            Ok(false) => {}
+            Ok(true) => {
+                let mut body = [0; 23];
+                body[0] = 1;
+                body[2] = 20;
+                body[3..].copy_from_slice(tag.as_bytes());
+                self.originate(index, relay::SENDME, 0, &body);
+            }
+            Err(_) => return self.protocol_error(index),
+        }
+        let Some(edge) = self.circuits.at_mut(index).and_then(|circuit| circuit.edge.as_mut()) else {
+            return;
+        };
+        let Some(stream) = edge.streams.get_mut(&number) else {
+            self.counters.messages_dropped += 1;
+            return;
+        };
+        if stream.ended {
+            return;
+        }
+        let Some(deliver) = stream.deliver.checked_sub(1) else {
+            self.originate(index, relay::END, number, &[EndReason::TorProtocol as u8]);
+            return self.protocol_error(index);
+        };
+        stream.deliver = deliver;
+        stream.received.extend_from_slice(data);
+        stream.received_cells += 1;
+        let id = StreamId {
+            circuit: name,
+            number,
+            serial: stream.serial,
+        };
+        if core::mem::take(&mut stream.wants_bytes) {
+            self.events.push_back(Event::StreamReady { stream: id });
+        }
+        if let Some(circuit) = self.circuits.at_mut(index) {
+            circuit.held += 1;
+        }
+        self.memory.update(&mut self.circuits, index);
+        self.enforce_memory();
+    }
+
+    pub(crate) fn sendme(&mut self, index: u32, number: u16, data: &[u8]) {
+        let accept = self.config.sendme_accept_min;
+        let Some(edge) = self.edge(index) else { return };
+        if number == 0 {
+            if edge.window.sendme(data, accept).is_err() {
+                return self.protocol_error(index);
+            }
+        } else if let Some(stream) = edge.streams.get_mut(&number) {
+            stream.package += STREAM_INCREMENT;
+            if stream.package > STREAM_WINDOW {
+                return self.protocol_error(index);
+            }
+        }
+        self.wake_senders(index);
+    }
+
+    /// There may be room to send again: lets those know who wait for it.
+    pub(crate) fn wake_senders(&mut self, index: u32) {
+        let Some(name) = self.circuits.name(index) else { return };
+        let Some(circuit) = self.circuits.at_mut(index) else {
+            return;
+        };
+        let queued = circuit.queues[super::circuit::BACKWARD].len();
+        let Some(edge) = &mut circuit.edge else { return };
+        if queued > EDGE_QUEUE_LOW || edge.window.room() == 0 {
+            return;
+        }
+        for (number, stream) in &mut edge.streams {
+            if stream.wants_room && stream.package > 0 {
+                stream.wants_room = false;
+                let id = StreamId {
+                    circuit: name,
+                    number: *number,
+                    serial: stream.serial,
+                };
+                self.events.push_back(Event::StreamReady { stream: id });
+            }
+        }
+    }
+
+    pub(crate) fn client_end(&mut self, index: u32, number: u16) {
+        let Some(name) = self.circuits.name(index) else { return };
+        let Some(edge) = self.circuits.at_mut(index).and_then(|circuit| circuit.edge.as_mut()) else {
+            return;
+        };
+        let Some(stream) = edge.streams.get_mut(&number) else {
+            return;
+        };
+        if core::mem::replace(&mut stream.ended, true) {
+            return;
+        }
+        // Both halves have to look: nothing more comes, and nothing more is wanted.
+        (stream.wants_bytes, stream.wants_room) = (false, false);
+        let id = StreamId {
+            circuit: name,
+            number,
+            serial: stream.serial,
+        };
+        self.events.push_back(Event::StreamReady { stream: id });
+    }
+
+    fn edge_of(&mut self, stream: StreamId) -> Option<&mut Edge> {
+        self.circuits.get_mut(stream.circuit)?.edge.as_deref_mut()
+    }
+
+    fn stream_mut(&mut self, stream: StreamId) -> Option<&mut Stream> {
+        self.edge_of(stream)?.stream(stream)
+    }
+
+    /// The stream's target is reached: tells the client. The address's time to live goes out as it is given.
+    pub fn stream_connected(&mut self, stream: StreamId, to: Connected) {
+        if self.stream_mut(stream).is_none_or(|stream| stream.ended) {
+            return;
+        }
+        let mut body = Vec::with_capacity(25);
+        match to {
+            Connected::To(IpAddr::V4(address), ttl) => {
+                body.extend(address.octets());
+                body.extend(ttl.to_be_bytes());
+            }
+            Connected::To(IpAddr::V6(address), ttl) => {
+                body.extend([0, 0, 0, 0, 6]);
+                body.extend(address.octets());
+                body.extend(ttl.to_be_bytes());
+            }
+            Connected::Directory => {}
+        }
+        self.originate(stream.circuit.index, relay::CONNECTED, stream.number, &body);
+        self.pace(self.now);
+    }
+
+    /// Takes everything that the client has sent on a stream: `buffer`, which has to be empty, is exchanged for it.
+    pub fn stream_receive(&mut self, stream: StreamId, buffer: &mut Vec<u8>) -> Received {
+        let Some(this) = self.stream_mut(stream) else {
+            return Received::Gone;
+        };
+        if this.received_cells > 0 {
+            core::mem::swap(&mut this.received, buffer);
+            this.received.clear();
+            let cells = core::mem::take(&mut this.received_cells);
+            this.passing += cells;
+            return Received::Cells(cells);
+        }
+        if this.ended {
+            return Received::Ended;
+        }
+        this.wants_bytes = true;
+        Received::Nothing
+    }
+
+    /// The target has what [`stream_receive`](Self::stream_receive) gave: this many DATA cells.
+    pub fn stream_consumed(&mut self, stream: StreamId, cells: u16) {
+        let index = stream.circuit.index;
+        let Some(this) = self.stream_mut(stream) else { return };
+        let cells = cells.min(this.passing);
+        this.passing -= cells;
+        this.consumed += cells;
+        let due = if this.ended {
+            0
+        } else {
+            this.consumed / STREAM_INCREMENT
+        };
+        this.consumed -= due * STREAM_INCREMENT;
+        this.deliver += due * STREAM_INCREMENT;
+        if let Some(circuit) = self.circuits.at_mut(index) {
+            circuit.held = circuit.held.saturating_sub(u32::from(cells));
+        }
+        self.memory.update(&mut self.circuits, index);
+        for _ in 0..due {
+            self.originate(index, relay::SENDME, stream.number, &[]);
+        }
+        if due > 0 {
+            self.pace(self.now);
+        }
+    }
+
+    /// Bytes that may be sent to the client on a stream now. 0: wait for an [`Event::StreamReady`]. `None`: the stream is
+    /// gone, or the client wants nothing more.
+    pub fn stream_room(&mut self, stream: StreamId) -> Option<usize> {
+        let circuit = self.circuits.get_mut(stream.circuit)?;
+        let queued = circuit.queues[super::circuit::BACKWARD].len();
+        let edge = circuit.edge.as_deref_mut()?;
+        let window = edge.window.room();
+        let this = edge.stream(stream)?;
+        if this.ended {
+            return None;
+        }
+        let cells = usize::from(window.min(this.package)).min(EDGE_QUEUE_HIGH.saturating_sub(queued));
+        this.wants_room = cells == 0;
+        Some(cells * DATA_MAX)
+    }
+
+    /// Sends bytes to the client: as many of them as there is room for, in full cells but for the last. Returns how many.
+    pub fn stream_send(&mut self, stream: StreamId, bytes: &[u8]) -> usize {
+        let room = self.stream_room(stream).unwrap_or(0);
+        let bytes = &bytes[..bytes.len().min(room)];
+        for data in bytes.chunks(DATA_MAX) {
+            let Some(edge) = self.edge_of(stream) else { break };
+            edge.window.queued();
+            if let Some(this) = edge.stream(stream) {
+                this.package = this.package.saturating_sub(1);
+            }
+            self.originate(stream.circuit.index, relay::DATA, stream.number, data);
+        }
+        self.pace(self.now);
+        bytes.len()
+    }
+
+    /// A stream's task is done with it. With an ending, the client is told, unless it was the client that ended it.
+    pub fn stream_end(&mut self, stream: StreamId, ending: Option<Ending>) {
+        let index = stream.circuit.index;
+        let Some(edge) = self.edge_of(stream) else { return };
+        let Some(ended) = edge.stream(stream).map(|stream| stream.ended) else {
+            return;
+        };
+        let Some(gone) = edge.streams.remove(&stream.number) else {
+            return;
+        };
+        if let Some(circuit) = self.circuits.at_mut(index) {
+            circuit.held = circuit
+                .held
+                .saturating_sub(u32::from(gone.received_cells) + u32::from(gone.passing));
+        }
+        self.memory.update(&mut self.circuits, index);
+        let Some(ending) = ending.filter(|_| !ended) else {
+            return;
+        };
+        let mut body = Vec::with_capacity(21);
+        match ending {
+            Ending::Because(reason) => body.push(reason as u8),
+            Ending::Policy(address, ttl) => {
+                body.push(EndReason::ExitPolicy as u8);
+                match address {
+                    IpAddr::V4(address) => body.extend(address.octets()),
+                    IpAddr::V6(address) => body.extend(address.octets()),
+                }
+                body.extend(ttl.to_be_bytes());
+            }
+        }
+        self.originate(index, relay::END, stream.number, &body);
+        self.pace(self.now);
+    }
+
+    /// The answer to an [`Event::Resolve`], which ends its stream. What does not fit into one cell is left out.
+    pub fn stream_resolved(&mut self, stream: StreamId, answers: &[Answer]) {
+        let Some(edge) = self.edge_of(stream) else { return };
+        if edge.stream(stream).is_none() {
+            return;
+        }
+        edge.streams.remove(&stream.number);
+        let mut body: Vec<u8> = Vec::with_capacity(64);
+        for answer in answers {
+            let (kind, value): (u8, Vec<u8>) = match answer {
+                Answer::Address(IpAddr::V4(address)) => (4, address.octets().to_vec()),
+                Answer::Address(IpAddr::V6(address)) => (6, address.octets().to_vec()),
+                Answer::Name(name) => (0, name.as_bytes().to_vec()),
+                Answer::Transient => (0xf0, b"Error resolving hostname".to_vec()),
+                Answer::Permanent => (0xf1, b"Error resolving hostname".to_vec()),
+            };
+            if value.len() > 255 || body.len() + value.len() + 6 > DATA_MAX {
+                continue;
+            }
+            body.extend([kind, value.len() as u8]);
+            body.extend(value);
+            body.extend(RESOLVED_TTL.to_be_bytes());
+        }
+        self.originate(stream.circuit.index, relay::RESOLVED, stream.number, &body);
+        self.pace(self.now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_read_as_clients_write_them() {
+        let read = |text: &[u8]| target(text).map(|target| (target.host, target.port, target.flags));
+        assert_eq!(read(b"example.com:80\0"), Some(("example.com".into(), 80, 0)));
+        assert_eq!(read(b"[::1]:443\0\0\0\0\x05"), Some(("::1".into(), 443, 5)));
+        assert_eq!(read(b"1.2.3.4:1\0\0\0"), Some(("1.2.3.4".into(), 1, 0)));
+        for bad in [
+            &b"example.com:80"[..],
+            b"example.com:0\0",
+            b"example.com\0",
+            b":80\0",
+            b"a:99999\0",
+            b"a:+80\0",
+            b"[::1:80\0",
+            b"\0",
+            b"",
+            b"\xff:80\0",
+            b"a:\0",
+        ] {
+            assert_eq!(read(bad), None, "{}", String::from_utf8_lossy(bad));
+        }
+    }
+}
