@@ -68,8 +68,16 @@ pub enum LinkMessage {
     },
     /// Payer to payee: a claim, with allocations.
     LegPay(LegPay),
-    /// Payee to payer: its books on the escrow. The answer to a `LegPay` without allocations, and said when the escrow
-    /// becomes known or begins to close.
+    /// Payer to payee: what do you hold of this escrow? With the terms until the payee has said that it knows it, so that it
+    /// reads the escrow before the first payment.
+    LegQuery {
+        /// The escrow.
+        escrow: EscrowId,
+        /// See above.
+        opening: Option<OpeningTerms>,
+    },
+    /// Payee to payer: its books on the escrow. The answer to a `LegQuery` and to a `LegPay` without allocations, and said
+    /// when a `LegPay` cannot be credited or the escrow begins to close.
     LegBalance(Balance),
     /// Payer to payee: payment `n` of this circuit will not come.
     LegRefused {
@@ -99,6 +107,11 @@ const PAY: u8 = 5;
 const BALANCE: u8 = 6;
 const REFUSED: u8 = 7;
 const CLOSE: u8 = 8;
+const QUERY: u8 = 9;
+
+fn read_opening(r: &mut Reader<'_>) -> Result<Option<OpeningTerms>, DecodeError> {
+    if r.bool("opening terms")? { OpeningTerms::read(r).map(Some) } else { Ok(None) }
+}
 
 impl LegPay {
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -185,6 +198,13 @@ impl LinkMessage {
                 w = Writer::message(PAY);
                 pay.write(&mut w);
             }
+            LinkMessage::LegQuery { escrow, opening } => {
+                w = Writer::message(QUERY);
+                w.bytes(&escrow.0).bool(opening.is_some());
+                if let Some(opening) = opening {
+                    opening.write(&mut w);
+                }
+            }
             LinkMessage::LegBalance(balance) => {
                 w = Writer::message(BALANCE);
                 balance.write(&mut w);
@@ -224,6 +244,7 @@ impl LinkMessage {
                 code: DeclineCode::read(r)?,
             },
             PAY => LinkMessage::LegPay(LegPay::read(r)?),
+            QUERY => LinkMessage::LegQuery { escrow: EscrowId::read(r)?, opening: read_opening(r)? },
             BALANCE => LinkMessage::LegBalance(Balance::read(r)?),
             REFUSED => LinkMessage::LegRefused {
                 circuit: r.u32()?,

@@ -3,6 +3,9 @@
 //! - the payee keeps the claims it stored, what it allocated of them, what is left;
 //! - the payer keeps what it offered, opened, signed and closed.
 
+pub(crate) mod incoming;
+pub(crate) mod outgoing;
+
 use obol_cell::{AccountId, EscrowId, EscrowTerms};
 
 /// An escrow: its terms, and the payee's one-time signer that belongs to them.

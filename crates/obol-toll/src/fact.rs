@@ -27,6 +27,12 @@ pub enum OutFact {
         deposit: Stroops,
         /// r's signature on the refund.
         refund: Signature,
+        /// The payee takes no payment in the last so many seconds before expiry.
+        margin: u32,
+        /// The payee.
+        payee: PeerId,
+        /// When it was accepted, unix seconds.
+        since: u64,
     },
     /// It is on the ledger with this balance.
     Opened {
@@ -76,6 +82,8 @@ pub enum NodeFact {
         owner: Owner,
         /// Its balance.
         balance: Stroops,
+        /// Seconds before expiry in which it is not credited any more.
+        margin: u32,
     },
     /// A claim was stored (and its k is seen).
     Claim {
@@ -125,6 +133,11 @@ pub enum NodeFact {
     CircuitEnded {
         /// The circuit.
         circuit: CircuitId,
+    },
+    /// An incoming escrow takes nothing more: the payer asked for its flush, or its margin began.
+    InClosing {
+        /// E.
+        escrow: EscrowId,
     },
     /// An incoming escrow will be flushed; stored before the flush is asked for.
     Flushing {
@@ -205,10 +218,17 @@ impl OutFact {
                 escrow,
                 deposit,
                 refund,
+                margin,
+                payee,
+                since,
             } => {
                 w.u8(OUT_ACCEPTED);
                 write_escrow(escrow, w);
-                w.stroops(*deposit).bytes(&refund.0);
+                w.stroops(*deposit)
+                    .bytes(&refund.0)
+                    .u32(*margin)
+                    .bytes(&payee.0)
+                    .u64(*since);
             }
             OutFact::Opened { escrow, balance } => {
                 w.u8(OUT_OPENED).bytes(&escrow.0).stroops(*balance);
@@ -234,6 +254,9 @@ impl OutFact {
                 escrow: read_escrow(r)?,
                 deposit: r.stroops()?,
                 refund: Signature::read(r)?,
+                margin: r.u32()?,
+                payee: PeerId::read(r)?,
+                since: r.u64()?,
             },
             OUT_OPENED => OutFact::Opened {
                 escrow: EscrowId::read(r)?,
@@ -271,6 +294,7 @@ const FLUSH_FAILED: u8 = 9;
 const SETTLED: u8 = 10;
 const OUT: u8 = 11;
 const INCOMING_STATE: u8 = 12;
+const IN_CLOSING: u8 = 13;
 
 impl NodeFact {
     /// As stored.
@@ -280,14 +304,19 @@ impl NodeFact {
             NodeFact::Restarted => {
                 w.u8(RESTARTED);
             }
-            NodeFact::Believed { escrow, owner, balance } => {
+            NodeFact::Believed {
+                escrow,
+                owner,
+                balance,
+                margin,
+            } => {
                 w.u8(BELIEVED);
                 write_escrow(escrow, &mut w);
                 match owner {
                     Owner::Client => w.u8(0),
                     Owner::Peer(peer) => w.u8(1).bytes(&peer.0),
                 };
-                w.stroops(*balance);
+                w.stroops(*balance).u32(*margin);
             }
             NodeFact::Claim {
                 escrow,
@@ -332,6 +361,9 @@ impl NodeFact {
             }
             NodeFact::CircuitEnded { circuit } => {
                 w.u8(CIRCUIT_ENDED).u64(circuit.0);
+            }
+            NodeFact::InClosing { escrow } => {
+                w.u8(IN_CLOSING).bytes(&escrow.0);
             }
             NodeFact::Flushing { escrow, k } => {
                 w.u8(FLUSHING).bytes(&escrow.0).u32(*k);
@@ -379,6 +411,7 @@ impl NodeFact {
                     escrow,
                     owner,
                     balance: r.stroops()?,
+                    margin: r.u32()?,
                 }
             }
             CLAIM => NodeFact::Claim {
@@ -407,6 +440,9 @@ impl NodeFact {
             },
             CIRCUIT_ENDED => NodeFact::CircuitEnded {
                 circuit: read_circuit(r)?,
+            },
+            IN_CLOSING => NodeFact::InClosing {
+                escrow: EscrowId::read(r)?,
             },
             FLUSHING => NodeFact::Flushing {
                 escrow: EscrowId::read(r)?,

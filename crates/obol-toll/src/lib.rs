@@ -1,13 +1,19 @@
 #![doc = include_str!("../README.md")]
 
+pub mod amounts;
+mod bucket;
 pub mod clock;
+mod defects;
 pub mod escrow;
 pub mod fact;
+mod holdings;
 pub mod ids;
+mod jitter;
 pub mod keys;
 pub mod node;
 mod outbox;
 pub mod payer;
+pub mod series;
 
 pub use clock::UnixMillis;
 pub use escrow::{Escrow, NotBelieved};

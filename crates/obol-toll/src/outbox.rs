@@ -6,6 +6,7 @@
 //! push_now() ----------------------------------> out at once: promises nothing, costs nobody money
 //! ```
 
+use crate::defects::{self, Defect};
 use std::collections::VecDeque;
 
 /// Facts on their way to the journal, and outputs on their way out.
@@ -64,7 +65,9 @@ impl<F, O> Outbox<F, O> {
             return Some(output);
         }
         match self.gated.front() {
-            Some((need, _)) if *need <= self.durable => self.gated.pop_front().map(|(_, output)| output),
+            Some((need, _)) if *need <= self.durable || defects::on(Defect::ActBeforePersist) => {
+                self.gated.pop_front().map(|(_, output)| output)
+            }
             _ => None,
         }
     }

@@ -1,66 +1,62 @@
-//! The client's own meter [H7].
-//!
-//! A stock Arti client shows no cell counts, so the payer counts what it can see: payload. A read that returns data returns
-//! (at most) one cell's, a write is cut into cells of 498 bytes. That misses control cells and cells that are still on their
-//! way, hence the allowance.
+//! The client's own meter [H7]: a stock Arti client shows no cell counts, so it counts payload.
 
-use obol_cell::UNIT;
-
-/// Payload of a relay cell, bytes.
+/// Payload bytes of a full DATA cell.
 pub const CELL_PAYLOAD: u64 = 498;
-/// A RELAY cell on the wire, as hops meter it, bytes.
+/// Bytes of a cell, as relays count them.
 pub const CELL: u64 = 514;
-/// Cells that every tunnel is allowed beyond what its payload explains.
-pub const ALLOWANCE: u64 = 64;
-/// Cells that may be on their way between the last hop's meter and ours: one flow control window, per circuit and never
-/// per request [H7].
+/// Cells that may be between a hop's meter and ours: one circuit window.
 pub const WINDOW: u64 = 1_000;
+/// Cells of a circuit that no stream shows: building it, opening streams.
+pub const SET_UP: u64 = 64;
 
-/// How many cells a write or non-empty read of `len` payload bytes counts as.
+/// How many cells a write, or a non-empty read straight from a stream, of `len` bytes stands for.
 pub const fn cells_of(len: u64) -> u64 {
     len.div_ceil(CELL_PAYLOAD)
 }
 
-/// Counts one tunnel's cells.
+/// What went through a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Meter {
-    up: u64,
-    down: u64,
+    cells: u64,
 }
 
 impl Meter {
-    /// Adds cells of writes and of reads.
-    pub fn add(&mut self, up: u64, down: u64) {
-        self.up = self.up.saturating_add(up);
-        self.down = self.down.saturating_add(down);
+    /// Counts.
+    pub fn add(&mut self, cells: u64) {
+        self.cells = self.cells.saturating_add(cells);
     }
 
-    /// What certainly went through, bytes: no allowance.
-    pub fn least(&self) -> u64 {
-        self.up.saturating_add(self.down).saturating_mul(CELL)
+    /// Bytes that every hop has carried at least.
+    pub fn floor(&self) -> u64 {
+        self.cells.saturating_mul(CELL)
     }
 
-    /// What came down and so passed every hop, bytes.
-    pub fn delivered(&self) -> u64 {
-        self.down.saturating_mul(CELL)
-    }
-
-    /// What our use justifies, bytes: cells x 1.10 + 64 cells. Steps are bought up to this.
-    pub fn justified(&self) -> u64 {
-        let cells = self.up.saturating_add(self.down);
-        cells
-            .saturating_add(cells.div_ceil(10))
-            .saturating_add(ALLOWANCE)
-            .saturating_mul(CELL)
-    }
-
-    /// The most that an honest hop can have metered, bytes: what our use justifies, and a window on its way.
-    pub fn most(&self) -> u64 {
-        self.justified().saturating_add(WINDOW * CELL)
+    /// Bytes that a hop may believably claim: payload cells x 1.10 (flow control, short cells), [`SET_UP`], and the window that
+    /// may still be under way to us.
+    pub fn believable(&self) -> u64 {
+        let cells = self
+            .cells
+            .saturating_add(self.cells / 10)
+            .saturating_add(SET_UP + WINDOW);
+        cells.saturating_mul(CELL)
     }
 }
 
-/// How many whole 64 KiB fit.
-pub const fn units(bytes: u64) -> u64 {
-    bytes / UNIT
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payload_is_rounded_up_to_cells() {
+        assert_eq!([0, 1, 498, 499, 996, 997].map(cells_of), [0, 1, 1, 2, 2, 3]);
+    }
+
+    #[test]
+    fn a_hop_may_claim_a_tenth_more_and_an_allowance() {
+        let mut meter = Meter::default();
+        assert_eq!(meter.believable(), (SET_UP + WINDOW) * CELL);
+        meter.add(10_000);
+        assert_eq!(meter.floor(), 10_000 * CELL);
+        assert_eq!(meter.believable(), (11_000 + SET_UP + WINDOW) * CELL);
+    }
 }

@@ -1,0 +1,82 @@
+//! Buckets: of initial credit, and of payment messages.
+
+use crate::clock::UnixMillis;
+use obol_cell::UNIT;
+
+/// A bucket of bytes that refills with time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ByteBucket {
+    level: u64,
+    at: UnixMillis,
+}
+
+impl ByteBucket {
+    pub(crate) fn full(size: u64, now: UnixMillis) -> Self {
+        ByteBucket { level: size, at: now }
+    }
+
+    fn refill(&mut self, size: u64, per_second: u64, now: UnixMillis) {
+        let gained = u128::from(now.since(self.at)) * u128::from(per_second) / 1_000;
+        if gained > 0 || now < self.at {
+            self.level = self.level.saturating_add(u64::try_from(gained).unwrap_or(u64::MAX));
+            self.at = now;
+        }
+        self.level = self.level.min(size);
+    }
+
+    /// Takes up to `want` bytes.
+    pub(crate) fn take(&mut self, want: u64, size: u64, per_second: u64, now: UnixMillis) -> u64 {
+        self.refill(size, per_second, now);
+        let got = want.min(self.level);
+        self.level -= got;
+        got
+    }
+
+    /// Whether it is as full as a new one: then it need not be remembered.
+    pub(crate) fn is_full(&mut self, size: u64, per_second: u64, now: UnixMillis) -> bool {
+        self.refill(size, per_second, now);
+        self.level == size
+    }
+}
+
+/// A circuit's payment messages: 16, and one more for each 64 KiB metered and each 20 s [M6, 2.5].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MessageBucket {
+    level: u32,
+    units: u64,
+    at: UnixMillis,
+}
+
+impl MessageBucket {
+    const SIZE: u32 = 16;
+    const REFILL_MS: u64 = 20_000;
+
+    pub(crate) fn new(now: UnixMillis) -> Self {
+        MessageBucket {
+            level: Self::SIZE,
+            units: 0,
+            at: now,
+        }
+    }
+
+    /// Whether one more message is allowed.
+    pub(crate) fn take(&mut self, metered: u64, now: UnixMillis) -> bool {
+        let units = metered / UNIT;
+        let by_bytes = units.saturating_sub(self.units);
+        self.units = self.units.max(units);
+        let by_time = now.since(self.at) / Self::REFILL_MS;
+        if now < self.at {
+            self.at = now;
+        } else {
+            // What is left of a period counts on.
+            self.at = self.at.plus(by_time.saturating_mul(Self::REFILL_MS));
+        }
+        let gained = u32::try_from(by_bytes.saturating_add(by_time)).unwrap_or(u32::MAX);
+        self.level = self.level.saturating_add(gained).min(Self::SIZE);
+        if self.level == 0 {
+            return false;
+        }
+        self.level -= 1;
+        true
+    }
+}

@@ -1,0 +1,70 @@
+//! Money that is held for one circuit, by the escrow that it came from.
+
+use obol_cell::{EscrowId, Stroops};
+
+/// In the order of arrival; an escrow appears once.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Holdings(Vec<(EscrowId, Stroops)>);
+
+impl Holdings {
+    pub(crate) fn total(&self) -> Stroops {
+        self.0.iter().map(|(_, amount)| *amount).sum()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn put(&mut self, escrow: EscrowId, amount: Stroops) {
+        if amount.is_zero() {
+            return;
+        }
+        match self.0.iter_mut().find(|(e, _)| *e == escrow) {
+            Some((_, sum)) => *sum = sum.checked_add(amount).unwrap_or(Stroops::MAX),
+            None => self.0.push((escrow, amount)),
+        }
+    }
+
+    /// Takes `amount`, oldest first, and says which escrows it came from; `None` (and nothing taken) if there is less.
+    pub(crate) fn take(&mut self, amount: Stroops) -> Option<Vec<(EscrowId, Stroops)>> {
+        if self.total() < amount {
+            return None;
+        }
+        let mut left = amount;
+        let mut parts = Vec::with_capacity(1);
+        for (escrow, sum) in &mut self.0 {
+            let part = left.min(*sum);
+            *sum = sum.saturating_sub(part);
+            left = left.saturating_sub(part);
+            if !part.is_zero() {
+                parts.push((*escrow, part));
+            }
+        }
+        self.0.retain(|(_, sum)| !sum.is_zero());
+        Some(parts)
+    }
+
+    /// Takes up to `most`, newest first.
+    pub(crate) fn take_newest(&mut self, most: Stroops) -> Vec<(EscrowId, Stroops)> {
+        let mut left = most;
+        let mut parts = Vec::new();
+        for (escrow, sum) in self.0.iter_mut().rev() {
+            let part = left.min(*sum);
+            *sum = sum.saturating_sub(part);
+            left = left.saturating_sub(part);
+            if !part.is_zero() {
+                parts.push((*escrow, part));
+            }
+        }
+        self.0.retain(|(_, sum)| !sum.is_zero());
+        parts
+    }
+
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = (EscrowId, Stroops)> + '_ {
+        self.0.drain(..)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (EscrowId, Stroops)> + '_ {
+        self.0.iter().copied()
+    }
+}

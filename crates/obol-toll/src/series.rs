@@ -1,0 +1,107 @@
+//! The series of claim numbers k of one escrow, as its payee sees it [H2].
+//!
+//! k may arrive out of order (several links, several tunnels), but each only once. The last 1,024 are remembered one by one;
+//! everything older counts as seen.
+
+/// How many numbers below the highest are told apart.
+pub const WINDOW: u32 = 1_024;
+/// Sequences on the ledger are S0 + k, and the refund's is S0 + 2^31.
+const MAX_K: u32 = 1 << 31;
+
+/// Why a k is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadK {
+    /// It was seen, or is too old to tell.
+    Seen,
+    /// Zero, 2^31 or more, or more than 1,024 above the highest.
+    OutOfRange,
+}
+
+/// Which k were seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Series {
+    newest: u32,
+    /// Bit i: `newest - i` was seen.
+    bits: [u64; (WINDOW / 64) as usize],
+}
+
+impl Default for Series {
+    fn default() -> Self {
+        Series {
+            newest: 0,
+            bits: [0; (WINDOW / 64) as usize],
+        }
+    }
+}
+
+impl Series {
+    /// The highest k seen, or zero.
+    pub fn newest(&self) -> u32 {
+        self.newest
+    }
+
+    /// Whether `k` would be new.
+    pub fn check(&self, k: u32) -> Result<(), BadK> {
+        if k == 0 || k >= MAX_K || k > self.newest.saturating_add(WINDOW) {
+            return Err(BadK::OutOfRange);
+        }
+        if k > self.newest {
+            return Ok(());
+        }
+        let back = self.newest - k;
+        if crate::defects::on(crate::defects::Defect::NoReplayBitmap) {
+            return Ok(());
+        }
+        if back >= WINDOW || self.bits[(back / 64) as usize] >> (back % 64) & 1 == 1 {
+            return Err(BadK::Seen);
+        }
+        Ok(())
+    }
+
+    /// Remembers `k` as seen.
+    pub fn mark(&mut self, k: u32) {
+        if k > self.newest {
+            self.shift(k - self.newest);
+            self.newest = k;
+        }
+        let back = self.newest - k;
+        if back < WINDOW {
+            self.bits[(back / 64) as usize] |= 1 << (back % 64);
+        }
+    }
+
+    fn shift(&mut self, by: u32) {
+        if by >= WINDOW {
+            self.bits = Default::default();
+            return;
+        }
+        let (words, bits) = ((by / 64) as usize, by % 64);
+        for i in (0..self.bits.len()).rev() {
+            let high = if i >= words { self.bits[i - words] << bits } else { 0 };
+            let low = if bits > 0 && i > words {
+                self.bits[i - words - 1] >> (64 - bits)
+            } else {
+                0
+            };
+            self.bits[i] = high | low;
+        }
+    }
+
+    /// As stored: 128 bytes, bit i of the whole (little-endian words) is `newest - i`.
+    pub fn to_bytes(&self) -> [u8; 128] {
+        let mut out = [0; 128];
+        for (chunk, word) in out.chunks_exact_mut(8).zip(&self.bits) {
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
+        out
+    }
+
+    /// From what was stored.
+    pub fn from_bytes(newest: u32, bytes: &[u8; 128]) -> Self {
+        let mut bits = [0; (WINDOW / 64) as usize];
+        for (chunk, word) in bytes.as_chunks::<8>().0.iter().zip(&mut bits) {
+            *word = u64::from_le_bytes(*chunk);
+        }
+        Series { newest, bits }
+    }
+}
