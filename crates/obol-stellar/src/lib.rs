@@ -1,1 +1,17 @@
 #![doc = include_str!("../README.md")]
+
+pub mod amount;
+pub mod asset;
+pub mod check;
+pub mod escrow;
+pub mod key;
+pub mod network;
+pub mod outbox;
+pub mod rail;
+pub mod tx;
+
+pub use key::Keypair;
+pub use network::Network;
+pub use outbox::{MemoryOutbox, Outbox};
+pub use rail::connect::{Connect, Tcp};
+pub use rail::{Rail, RailConfig};
