@@ -1,1 +1,21 @@
 #![doc = include_str!("../README.md")]
+
+mod client;
+pub mod config;
+mod error;
+mod events;
+mod figures;
+mod meter;
+mod proxy;
+mod runtime;
+mod talk;
+mod tor;
+mod tunnels;
+mod watch;
+
+pub use client::{Client, ClientHandle};
+pub use config::{ClientConfig, Pay};
+pub use error::{SettleError, StartError};
+pub use events::{Event, Refusal, RetireReason};
+pub use figures::{EscrowFigures, Figures, GuardFigures, HopFigures, TunnelFigures};
+pub use tor::{Authority, Fallback, private_network};

@@ -1,0 +1,325 @@
+//! The client's configuration: one TOML file or one value of [`ClientConfig`].
+//!
+//! Unknown keys are errors, values are checked as a whole, and every error names the key and says what to write
+//! instead. Relative paths are relative to `state_directory`. The same words as in the relay's `node.toml` mean the same.
+
+mod values;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use values::{Amount, AssetName, Span, ValueError};
+
+/// Everything that a client is told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientConfig {
+    /// Where keys, caches and the journal live. Created if absent, readable by its owner only.
+    pub state_directory: PathBuf,
+    /// The proxy that applications use.
+    #[serde(default)]
+    pub socks: Socks,
+    /// Paying. Absent: an ordinary Tor client, served in the unpaid class.
+    #[serde(default)]
+    pub payments: Option<Payments>,
+    /// Arti's own configuration, with the keys of `arti.toml` (`tor_network`, `address_filter`, `path_rules`, ...). Empty: the public Tor network.
+    /// `storage.cache_dir` and `storage.state_dir` are set by this client.
+    #[serde(default)]
+    pub tor: toml::Table,
+}
+
+/// The proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Socks {
+    /// Address and port: SOCKS 4, 4a and 5, and HTTP CONNECT. Port 0: a free port.
+    pub listen: SocketAddr,
+    /// Allow an address that is not this machine's loopback. Whoever reaches the port spends this wallet.
+    pub allow_remote: bool,
+}
+
+impl Default for Socks {
+    fn default() -> Socks {
+        Socks {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9150)),
+            allow_remote: false,
+        }
+    }
+}
+
+/// When to pay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pay {
+    /// Every step.
+    Always,
+    /// One step in 16 is withheld at random; where that slows nothing, every other one is.
+    #[default]
+    WhenItHelps,
+    /// No step at all.
+    Never,
+}
+
+/// Prices, budgets, money and the ledger.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Payments {
+    /// When to pay.
+    #[serde(default)]
+    pub pay: Pay,
+    /// Most stroops per 64 KiB that one hop may ask. More is refused, and the tunnel goes on unpaid.
+    pub max_price_per_64_kib: i64,
+    /// Most stroops per 64 KiB for a whole tunnel, fees included. Absent: three times `max_price_per_64_kib`, and 1 %.
+    #[serde(default)]
+    pub max_tunnel_price_per_64_kib: Option<i64>,
+    /// Most that one UTC day may cost. Absent: no limit but the deposits.
+    #[serde(default)]
+    pub budget_per_day: Option<Amount>,
+    /// Most that one tunnel may cost. Absent: no limit but the deposits.
+    #[serde(default)]
+    pub budget_per_tunnel: Option<Amount>,
+    /// What is put into each new escrow. A guard that asks for more gets no escrow.
+    pub deposit: Amount,
+    /// Life of an escrow, as far as the guard's terms allow.
+    #[serde(default = "default_life")]
+    pub life: Span,
+    /// Openings, settlements and moves fall at random times within this span, so that the ledger does not show what caused
+    /// them. "0s" for test networks only.
+    #[serde(default = "default_delay")]
+    pub random_delay: Span,
+    /// The journal of all payment facts.
+    #[serde(default = "default_journal")]
+    pub journal: PathBuf,
+    /// The file with the wallet's secret seed (`S...`). An absent file is made, with a new key.
+    #[serde(default = "default_wallet")]
+    pub wallet: PathBuf,
+    /// Where money is settled.
+    pub ledger: Ledger,
+}
+
+/// A Stellar network, and how to reach it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ledger {
+    /// The passphrase that names the network.
+    pub network_passphrase: String,
+    /// The one asset that is paid in.
+    pub asset: AssetName,
+    /// Horizon servers, the first is asked first; all of them through Tor.
+    pub urls: Vec<String>,
+    /// How often the newest ledger is looked up while something is open.
+    #[serde(default = "default_poll")]
+    pub poll: Span,
+    /// Highest fee for one transaction, in stroops of XLM.
+    #[serde(default = "default_highest_fee")]
+    pub highest_fee: i64,
+}
+
+fn default_life() -> Span {
+    Span::hours(24)
+}
+fn default_delay() -> Span {
+    Span::seconds(600)
+}
+fn default_journal() -> PathBuf {
+    PathBuf::from("payments.sqlite")
+}
+fn default_wallet() -> PathBuf {
+    PathBuf::from("wallet.seed")
+}
+fn default_poll() -> Span {
+    Span::seconds(5)
+}
+fn default_highest_fee() -> i64 {
+    1_000_000
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}", path = .path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown key, or a value of the wrong kind. The message names line and key.
+    #[error("the configuration is wrong: {0}")]
+    Parse(#[from] Box<toml::de::Error>),
+    /// A value that cannot be.
+    #[error("`{key}` {problem}: {advice}")]
+    Invalid {
+        /// The key, with its section.
+        key: &'static str,
+        /// What is wrong.
+        problem: String,
+        /// What to write instead.
+        advice: &'static str,
+    },
+}
+
+fn invalid(key: &'static str, problem: impl Into<String>, advice: &'static str) -> ConfigError {
+    ConfigError::Invalid {
+        key,
+        problem: problem.into(),
+        advice,
+    }
+}
+
+impl ClientConfig {
+    /// A client that keeps its state in `state_directory`, does not pay, listens on a free loopback port and uses the public network: to be
+    /// completed field by field.
+    pub fn new(state_directory: impl Into<PathBuf>) -> ClientConfig {
+        ClientConfig {
+            state_directory: state_directory.into(),
+            socks: Socks {
+                listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+                allow_remote: false,
+            },
+            payments: None,
+            tor: toml::Table::new(),
+        }
+    }
+
+    /// Reads and checks a configuration file. A relative `state_directory` is relative to the file.
+    pub fn load(path: &Path) -> Result<ClientConfig, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut config = ClientConfig::parse(&text)?;
+        if let Some(directory) = path.parent() {
+            config.state_directory = directory.join(&config.state_directory);
+        }
+        Ok(config)
+    }
+
+    /// Parses and checks a configuration.
+    pub fn parse(text: &str) -> Result<ClientConfig, ConfigError> {
+        let config: ClientConfig = toml::from_str(text).map_err(Box::new)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// A path of the configuration, relative ones below the state directory.
+    pub fn path(&self, path: &Path) -> PathBuf {
+        self.state_directory.join(path)
+    }
+
+    /// Checks every rule that the types do not hold.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.state_directory.as_os_str().is_empty() {
+            return Err(invalid("state_directory", "is empty", "name a directory"));
+        }
+        if !self.socks.listen.ip().is_loopback() && !self.socks.allow_remote {
+            return Err(invalid(
+                "socks.listen",
+                format!("is {}, which others can reach", self.socks.listen),
+                "use 127.0.0.1, or set socks.allow_remote = true",
+            ));
+        }
+        if self.tor.contains_key("storage") {
+            return Err(invalid(
+                "tor.storage",
+                "is set",
+                "remove it: arti's files live below state_directory",
+            ));
+        }
+        self.payments.as_ref().map_or(Ok(()), Payments::check)
+    }
+}
+
+impl Payments {
+    /// The ceiling for a whole tunnel, in stroops per 64 KiB.
+    pub fn tunnel_ceiling(&self) -> i64 {
+        self.max_tunnel_price_per_64_kib.unwrap_or_else(|| {
+            let three = self.max_price_per_64_kib.saturating_mul(3);
+            three.saturating_add(three / 100)
+        })
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.max_price_per_64_kib <= 0 {
+            return Err(invalid(
+                "payments.max_price_per_64_kib",
+                format!("is {}", self.max_price_per_64_kib),
+                "give the most that one hop may ask, in stroops; to pay nothing write pay = \"never\"",
+            ));
+        }
+        if let Some(ceiling) = self.max_tunnel_price_per_64_kib
+            && ceiling <= 0
+        {
+            return Err(invalid(
+                "payments.max_tunnel_price_per_64_kib",
+                format!("is {ceiling}"),
+                "give the most that a whole tunnel may cost, in stroops, or remove the key",
+            ));
+        }
+        if self.deposit.stroops() == 0 {
+            return Err(invalid(
+                "payments.deposit",
+                "is 0",
+                "give what one escrow holds, such as \"10\"",
+            ));
+        }
+        if self.life.as_secs() < 60 {
+            return Err(invalid(
+                "payments.life",
+                format!("is {}", self.life),
+                "an escrow lives hours: write \"24h\"",
+            ));
+        }
+        self.ledger.check()
+    }
+}
+
+impl Ledger {
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.network_passphrase.is_empty() {
+            return Err(invalid(
+                "payments.ledger.network_passphrase",
+                "is empty",
+                "give the passphrase of the network",
+            ));
+        }
+        if self.urls.is_empty() {
+            return Err(invalid(
+                "payments.ledger.urls",
+                "is empty",
+                "name at least one Horizon server",
+            ));
+        }
+        for url in &self.urls {
+            if !url.starts_with("http://") && !url.starts_with("https://") {
+                return Err(invalid(
+                    "payments.ledger.urls",
+                    format!("has {url:?}"),
+                    "start it with http:// or https://",
+                ));
+            }
+        }
+        if self.poll.0.is_zero() {
+            return Err(invalid(
+                "payments.ledger.poll",
+                "is 0",
+                "use some seconds, such as \"5s\"",
+            ));
+        }
+        if self.highest_fee < 300 {
+            return Err(invalid(
+                "payments.ledger.highest_fee",
+                format!("is {}", self.highest_fee),
+                "allow at least 300",
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

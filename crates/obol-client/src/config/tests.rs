@@ -1,0 +1,76 @@
+use super::*;
+
+const PAYING: &str = r#"
+state_directory = "client"
+[socks]
+listen = "127.0.0.1:0"
+[payments]
+pay = "always"
+max_price_per_64_kib = 1000
+deposit = "10"
+budget_per_day = "2.5"
+[payments.ledger]
+network_passphrase = "Obol test"
+asset = "OBOL:GAAZI4TCR3TY5OJHCTJC2A4QSY6CJWJH5IAJTGKIN2ER7LBNVKOCCWN7"
+urls = ["http://127.0.0.1:8000"]
+"#;
+
+#[test]
+fn a_paying_client_is_read_with_its_defaults() {
+    let config = ClientConfig::parse(PAYING).unwrap();
+    let payments = config.payments.unwrap();
+    assert_eq!(payments.pay, Pay::Always);
+    assert_eq!(payments.deposit, Amount::units(10));
+    assert_eq!(payments.budget_per_day, Some(Amount(25_000_000)));
+    assert_eq!(payments.tunnel_ceiling(), 3_030);
+    assert_eq!(payments.random_delay, Span::seconds(600));
+    assert_eq!(payments.ledger.asset.code, "OBOL");
+}
+
+#[test]
+fn a_written_configuration_is_read_back_the_same() {
+    let config = ClientConfig::parse(PAYING).unwrap();
+    let text = toml::to_string(&config).unwrap();
+    assert_eq!(ClientConfig::parse(&text).unwrap(), config);
+}
+
+#[test]
+fn an_unknown_key_is_an_error_that_names_it() {
+    let text = PAYING.replace("pay = ", "pya = ");
+    let error = ClientConfig::parse(&text).unwrap_err().to_string();
+    assert!(error.contains("pya"), "{error}");
+}
+
+#[test]
+fn every_impossible_value_is_refused_by_its_key() {
+    for (from, to, key) in [
+        ("127.0.0.1:0", "0.0.0.0:9150", "socks.listen"),
+        (
+            "max_price_per_64_kib = 1000",
+            "max_price_per_64_kib = 0",
+            "payments.max_price_per_64_kib",
+        ),
+        ("deposit = \"10\"", "deposit = 0", "payments.deposit"),
+        ("\"Obol test\"", "\"\"", "payments.ledger.network_passphrase"),
+        ("[\"http://127.0.0.1:8000\"]", "[]", "payments.ledger.urls"),
+        ("http://127", "ftp://127", "payments.ledger.urls"),
+        (
+            "[payments]",
+            "[tor.storage]\ncache_dir = \"x\"\n[payments]",
+            "tor.storage",
+        ),
+    ] {
+        assert!(PAYING.contains(from), "{from}");
+        let error = ClientConfig::parse(&PAYING.replace(from, to)).unwrap_err();
+        match error {
+            ConfigError::Invalid { key: found, .. } => assert_eq!(found, key),
+            other => panic!("{to}: {other}"),
+        }
+    }
+}
+
+#[test]
+fn negative_money_is_not_an_amount() {
+    assert!(ClientConfig::parse(&PAYING.replace("\"10\"", "-1")).is_err());
+    assert!(ClientConfig::parse(&PAYING.replace("\"10\"", "\"1.23456789\"")).is_err());
+}

@@ -1,0 +1,89 @@
+//! What can go wrong at the start of a client and at the settlement of its escrows.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::config::ConfigError;
+
+/// The client did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Somebody else listens there.
+    #[error(
+        "the SOCKS port {address} is taken: another program listens there. Change `socks.listen`, or stop that program"
+    )]
+    PortTaken {
+        /// What was asked for.
+        address: SocketAddr,
+    },
+    /// The address cannot be bound for another reason.
+    #[error("cannot listen on {address} (`socks.listen`): {source}")]
+    Listen {
+        /// What was asked for.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A file or directory of the client's state.
+    #[error("cannot use {path}: {source}", path = .path.display())]
+    State {
+        /// Which one.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A key file that others can read, or that holds no key.
+    #[error("the key file {path} {problem}", path = .path.display())]
+    KeyFile {
+        /// Which one.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        problem: &'static str,
+    },
+    /// The journal of payment facts.
+    #[error("the payment journal cannot be opened: {reason}")]
+    Journal {
+        /// Why.
+        reason: String,
+    },
+    /// Arti did not accept its part of the configuration.
+    #[error("section `tor` of the configuration: {reason}")]
+    TorConfig {
+        /// What Arti says.
+        reason: String,
+    },
+    /// Arti could not start.
+    #[error("the Tor client cannot start: {reason}")]
+    Tor {
+        /// What Arti says.
+        reason: String,
+    },
+    /// The network could not be reached, or is not usable.
+    #[error("the Tor network cannot be used: {reason}")]
+    Bootstrap {
+        /// What Arti says.
+        reason: String,
+    },
+}
+
+/// Escrows could not be settled as asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettleError {
+    /// Nothing to settle with: `pay = "never"`, or no ledger in the configuration.
+    #[error("this client has no wallet: `payments` is absent from its configuration")]
+    NoWallet,
+    /// The client is shutting down.
+    #[error("the client is shutting down")]
+    ShuttingDown,
+    /// The time given was not enough; everything goes on, and is resumed after a restart.
+    #[error("{open} escrows are not settled yet; settlement goes on, and is resumed after a restart")]
+    Unsettled {
+        /// How many.
+        open: usize,
+    },
+}

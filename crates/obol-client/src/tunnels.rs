@@ -1,0 +1,214 @@
+//! The tunnels that carry applications' streams, found from those streams.
+//!
+//! A tunnel is keyed by Arti's `UniqId`, which a process never uses twice. It is held weakly: a strong reference would keep the circuit open,
+//! and paid for, after nobody uses it any more (arti-conversation.md, section 7).
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
+
+use arti_client::{DataStream, TorClient};
+use obol_cell::PeerId;
+use obol_toll::TunnelId;
+use tokio::sync::mpsc;
+use tor_linkspec::{CircTarget as _, HasAddrs as _, HasRelayIds as _};
+use tor_netdir::{NetDir, Timeliness};
+use tor_proto::ClientTunnel;
+use tor_proto::circuit::UniqId;
+use tor_proto::client::circuit::PathEntry;
+use tor_proto::client::stream::ClientStreamCtrl as _;
+
+use crate::meter::TunnelMeter;
+use crate::runtime::MeteredRuntime;
+
+/// A hop, as it was when the tunnel was first used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TunnelHop {
+    /// Its Ed25519 identity. `None` for a virtual hop (an onion service).
+    pub(crate) peer: Option<PeerId>,
+    /// Its RSA identity.
+    pub(crate) rsa: Option<[u8; 20]>,
+    /// Whether it advertises `Obol=1`.
+    pub(crate) paid: bool,
+    /// Where it is reached.
+    pub(crate) addresses: Vec<SocketAddr>,
+}
+
+impl TunnelHop {
+    /// The RSA identity in hexadecimal; empty for a virtual hop.
+    pub(crate) fn fingerprint(&self) -> String {
+        self.rsa.map(hex::encode_upper).unwrap_or_default()
+    }
+}
+
+/// One tunnel.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    id: TunnelId,
+    unique: UniqId,
+    circuit: Weak<ClientTunnel>,
+    hops: Vec<TunnelHop>,
+    meter: TunnelMeter,
+    /// When the first stream's application asked for it.
+    asked: Instant,
+    streams_open: AtomicUsize,
+    /// It closed while a stream was using it.
+    broke: AtomicBool,
+}
+
+impl Tunnel {
+    pub(crate) fn id(&self) -> TunnelId {
+        self.id
+    }
+
+    pub(crate) fn unique(&self) -> UniqId {
+        self.unique
+    }
+
+    /// The circuit, while it exists. To be held for one request at most.
+    pub(crate) fn circuit(&self) -> Option<Arc<ClientTunnel>> {
+        self.circuit.upgrade()
+    }
+
+    pub(crate) fn hops(&self) -> &[TunnelHop] {
+        &self.hops
+    }
+
+    pub(crate) fn meter(&self) -> &TunnelMeter {
+        &self.meter
+    }
+
+    pub(crate) fn asked(&self) -> Instant {
+        self.asked
+    }
+
+    /// Whether it ended under a stream.
+    pub(crate) fn broke(&self) -> bool {
+        self.broke.load(Ordering::Relaxed) || self.streams_open.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// A stream on a tunnel: while this lives, the tunnel is in use.
+#[derive(Debug)]
+pub(crate) struct StreamGuard {
+    tunnel: Arc<Tunnel>,
+}
+
+impl StreamGuard {
+    pub(crate) fn meter(&self) -> &TunnelMeter {
+        &self.tunnel.meter
+    }
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        // A stream that outlives its circuit was cut off by it.
+        if self.tunnel.circuit().is_none_or(|circuit| circuit.is_closed()) {
+            self.tunnel.broke.store(true, Ordering::Relaxed);
+        }
+        self.tunnel.streams_open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// All tunnels in use.
+pub(crate) struct Tunnels {
+    tor: Arc<TorClient<MeteredRuntime>>,
+    by_unique: Mutex<HashMap<UniqId, Arc<Tunnel>>>,
+    next: AtomicU64,
+    /// Where every new tunnel is announced, once.
+    opened: mpsc::UnboundedSender<Arc<Tunnel>>,
+}
+
+impl Tunnels {
+    /// None yet. Every tunnel that appears is sent to `opened`.
+    pub(crate) fn new(tor: Arc<TorClient<MeteredRuntime>>, opened: mpsc::UnboundedSender<Arc<Tunnel>>) -> Tunnels {
+        Tunnels {
+            tor,
+            by_unique: Mutex::default(),
+            next: AtomicU64::new(1),
+            opened,
+        }
+    }
+
+    /// Notes a new stream. `None` where its circuit is gone already.
+    pub(crate) fn carries(&self, stream: &DataStream, asked: Instant) -> Option<StreamGuard> {
+        let circuit = stream.client_stream_ctrl()?.tunnel()?;
+        let unique = circuit.unique_id();
+        let mut tunnels = self.by_unique.lock().unwrap_or_else(PoisonError::into_inner);
+        let tunnel = match tunnels.get(&unique) {
+            Some(tunnel) => Arc::clone(tunnel),
+            None => {
+                let tunnel = Arc::new(Tunnel {
+                    id: TunnelId(self.next.fetch_add(1, Ordering::Relaxed)),
+                    unique,
+                    circuit: Arc::downgrade(&circuit),
+                    hops: self.hops(&circuit),
+                    meter: TunnelMeter::default(),
+                    asked,
+                    streams_open: AtomicUsize::new(0),
+                    broke: AtomicBool::new(false),
+                });
+                tunnels.insert(unique, Arc::clone(&tunnel));
+                // Nobody listens any more when the client is ending.
+                let _ = self.opened.send(Arc::clone(&tunnel));
+                tunnel
+            }
+        };
+        drop(tunnels);
+        tunnel.meter.stream_opened();
+        tunnel.streams_open.fetch_add(1, Ordering::Relaxed);
+        Some(StreamGuard { tunnel })
+    }
+
+    /// Forgets a tunnel that closed.
+    pub(crate) fn closed(&self, tunnel: &Tunnel) {
+        let mut tunnels = self.by_unique.lock().unwrap_or_else(PoisonError::into_inner);
+        tunnels.remove(&tunnel.unique);
+    }
+
+    /// The hops and what they advertise. Remembered from now on: a relay that leaves the consensus is not found there any more.
+    fn hops(&self, circuit: &ClientTunnel) -> Vec<TunnelHop> {
+        let directory = self
+            .tor
+            .dirmgr()
+            .ok()
+            .and_then(|dirmgr| dirmgr.netdir(Timeliness::Unchecked).ok());
+        // A tunnel of several circuits (conflux) is not paid: a hop number would be ambiguous.
+        let paths = circuit.all_paths();
+        let Some(path) = paths.first() else { return Vec::new() };
+        let payable = paths.len() == 1;
+        let on_onion = path.iter().any(|entry| entry.as_chan_target().is_none());
+        let hop = |entry: &PathEntry| match entry.as_chan_target() {
+            Some(target) => TunnelHop {
+                peer: target.ed_identity().map(|id| PeerId((*id).into())),
+                rsa: target.rsa_identity().map(|id| id.to_bytes()),
+                paid: payable
+                    && directory
+                        .as_deref()
+                        .is_some_and(|directory| advertises(directory, target)),
+                addresses: target.addrs().collect(),
+            },
+            None => TunnelHop {
+                peer: None,
+                rsa: None,
+                paid: false,
+                addresses: Vec::new(),
+            },
+        };
+        let mut hops: Vec<_> = path.iter().map(hop).collect();
+        if on_onion && let Some(rendezvous) = hops.iter_mut().rev().find(|hop| hop.peer.is_some()) {
+            // The chain ends before the rendezvous point (payment-protocol.md, "The chain").
+            rendezvous.paid = false;
+        }
+        hops
+    }
+}
+
+/// Whether the directory lists this relay with `Obol=1`.
+fn advertises(directory: &NetDir, target: &impl tor_linkspec::HasRelayIds) -> bool {
+    directory
+        .by_ids(target)
+        .is_some_and(|relay| relay.protovers().supports_subver("Obol", 1))
+}

@@ -1,0 +1,157 @@
+//! What people see: figures and events, kept up to date by whoever knows.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use obol_toll::TunnelId;
+use tokio::sync::broadcast;
+
+use crate::events::Event;
+use crate::figures::{EscrowFigures, Figures, GuardFigures, HopFigures, TunnelFigures};
+use crate::runtime::LinkMeters;
+use crate::tunnels::Tunnel;
+
+/// Events that a listener may lag behind before it misses some.
+const BACKLOG: usize = 4096;
+/// Closed tunnels that figures still show.
+const CLOSED_SHOWN: usize = 1000;
+
+/// The one place that figures and events come from. Clones are the same place.
+#[derive(Debug, Clone)]
+pub(crate) struct Watch {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    events: broadcast::Sender<Event>,
+    links: LinkMeters,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open: BTreeMap<u64, (Arc<Tunnel>, TunnelFigures)>,
+    closed: VecDeque<TunnelFigures>,
+    escrows: Vec<EscrowFigures>,
+}
+
+impl Watch {
+    pub(crate) fn new(links: LinkMeters) -> Watch {
+        let (events, _) = broadcast::channel(BACKLOG);
+        let inner = Inner {
+            events,
+            links,
+            state: Mutex::default(),
+        };
+        Watch { inner: Arc::new(inner) }
+    }
+
+    /// Tells whoever listens.
+    pub(crate) fn tell(&self, event: Event) {
+        // No listener is no error.
+        let _ = self.inner.events.send(event);
+    }
+
+    pub(crate) fn listen(&self) -> broadcast::Receiver<Event> {
+        self.inner.events.subscribe()
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A tunnel carries its first stream.
+    pub(crate) fn opened(&self, tunnel: &Arc<Tunnel>) {
+        let hops: Vec<HopFigures> = tunnel
+            .hops()
+            .iter()
+            .map(|hop| HopFigures {
+                fingerprint: hop.fingerprint(),
+                identity: hop.peer.map(|peer| peer.0),
+                paid_hop: hop.paid,
+                ..HopFigures::default()
+            })
+            .collect();
+        self.tell(Event::TunnelOpened {
+            tunnel: tunnel.id().0,
+            hops: hops.iter().map(|hop| hop.fingerprint.clone()).collect(),
+            paid: hops.iter().map(|hop| hop.paid_hop).collect(),
+        });
+        let figures = TunnelFigures {
+            tunnel: tunnel.id().0,
+            open: true,
+            hops,
+            ..TunnelFigures::default()
+        };
+        self.state().open.insert(tunnel.id().0, (Arc::clone(tunnel), figures));
+    }
+
+    /// Changes the figures of an open tunnel.
+    pub(crate) fn tunnel(&self, tunnel: TunnelId, change: impl FnOnce(&mut TunnelFigures)) {
+        if let Some((_, figures)) = self.state().open.get_mut(&tunnel.0) {
+            change(figures);
+        }
+    }
+
+    /// A tunnel closed.
+    pub(crate) fn closed(&self, tunnel: TunnelId) {
+        let mut state = self.state();
+        if let Some((tunnel, mut figures)) = state.open.remove(&tunnel.0) {
+            metered(&tunnel, &mut figures);
+            figures.open = false;
+            state.closed.push_back(figures);
+            if state.closed.len() > CLOSED_SHOWN {
+                state.closed.pop_front();
+            }
+        }
+        drop(state);
+        self.tell(Event::TunnelClosed { tunnel: tunnel.0 });
+    }
+
+    /// Changes the figures of one escrow, which are made if there are none.
+    pub(crate) fn escrow(&self, escrow: &str, change: impl FnOnce(&mut EscrowFigures)) {
+        let mut state = self.state();
+        let at = match state.escrows.iter().position(|figures| figures.escrow == escrow) {
+            Some(at) => at,
+            None => {
+                state.escrows.push(EscrowFigures {
+                    escrow: escrow.to_owned(),
+                    ..EscrowFigures::default()
+                });
+                state.escrows.len() - 1
+            }
+        };
+        change(&mut state.escrows[at]);
+    }
+
+    /// All of it.
+    pub(crate) fn figures(&self) -> Figures {
+        let state = self.state();
+        let mut tunnels: Vec<_> = state.closed.iter().cloned().collect();
+        for (tunnel, figures) in state.open.values() {
+            let mut figures = figures.clone();
+            metered(tunnel, &mut figures);
+            tunnels.push(figures);
+        }
+        tunnels.sort_by_key(|figures| figures.tunnel);
+        let guard = |(address, sent, received): (std::net::SocketAddr, u64, u64)| GuardFigures {
+            address: address.to_string(),
+            sent,
+            received,
+        };
+        Figures {
+            tunnels,
+            escrows: state.escrows.clone(),
+            guards: self.inner.links.list().into_iter().map(guard).collect(),
+        }
+    }
+}
+
+fn metered(tunnel: &Tunnel, figures: &mut TunnelFigures) {
+    let meter = tunnel.meter();
+    figures.streams = meter.streams();
+    figures.payload_sent = meter.payload_sent();
+    figures.payload_received = meter.payload_received();
+    figures.own_meter = meter.carried();
+}
