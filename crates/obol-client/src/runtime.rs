@@ -209,7 +209,6 @@ impl NetStreamListener<SocketAddr> for NoListener {
 #[cfg(test)]
 mod tests {
     use futures::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
@@ -220,8 +219,8 @@ mod tests {
         let other = tokio::spawn(async move {
             let (mut peer, _) = listener.accept().await.unwrap();
             let mut got = [0; 5];
-            AsyncReadExt::read_exact(&mut peer, &mut got).await.unwrap();
-            AsyncWriteExt::write_all(&mut peer, &[7; 1000]).await.unwrap();
+            tokio::io::AsyncReadExt::read_exact(&mut peer, &mut got).await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut peer, &[7; 1000]).await.unwrap();
         });
         let meters = LinkMeters::default();
         let tcp = MeteredTcp { meters: meters.clone() };
