@@ -196,6 +196,14 @@ impl Handshake {
         Ok(Step::More { handshake: self, send })
     }
 
+    /// As if this had been sent so far.
+    #[cfg(test)]
+    pub(super) fn with_log_of(mut self, sent: &[&[u8]]) -> Self {
+        self.sent = Sha256::new();
+        sent.iter().for_each(|bytes| self.sent.update(bytes));
+        self
+    }
+
     /// One cell. Its bytes are not yet in `self.received`. `Some` ends the handshake.
     fn take(
         &mut self,
@@ -219,7 +227,7 @@ impl Handshake {
         Ok(None)
     }
 
-    fn send(&mut self, out: &mut Vec<u8>, cell: Vec<u8>) {
+    pub(super) fn send(&mut self, out: &mut Vec<u8>, cell: Vec<u8>) {
         self.sent.update(&cell);
         out.extend_from_slice(&cell);
     }
