@@ -140,7 +140,7 @@ pub struct HandshakeJob {
 }
 
 /// The next hop that a client asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct NextHop {
     /// Its RSA identity.
     pub rsa: [u8; 20],

@@ -1,0 +1,544 @@
+//! A running relay: the engine behind its lock, and the tasks around it.
+//!
+//! ```text
+//!  listeners ─► link handshake ─► reader + writer per link ─┐
+//!  dialler  ──► link handshake ─► reader + writer per link ─┤
+//!  streams: one task each ──────────────────────────────────┼─► Mutex<Core>: engine, who is to be woken
+//!  handshake workers (public-key operations) ───────────────┤
+//!  pacer (configured rate), housekeeper ────────────────────┘
+//! ```
+//!
+//! Every task takes the lock once per batch of work and never across an await. Under the lock only the engine runs; its
+//! events are sorted there (so that their order is the engine's) and acted upon after it is released.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use obol_onion::engine::{
+    CircuitId, Counters, DestroyReason, Engine, EngineConfig, Event, LinkId, PaymentEvent, StreamId, Time,
+};
+use rand::Rng as _;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::directory::{DirCache, NetView};
+use crate::handshake::Local;
+use crate::keys::Keys;
+use crate::link::{self, Dialler, LinkTasks};
+use crate::streams::{self, ExitConfig, Resolver, StreamTask};
+
+/// Link handshakes, in and out, that may be under way at once.
+const HANDSHAKES: usize = 1024;
+/// A link handshake that takes longer has failed.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Payment events that may wait for the payments driver before links are read more slowly.
+const PAYMENTS_WAITING: usize = 65_536;
+/// How often the housekeeper looks.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What a relay is made of.
+#[derive(Debug)]
+pub struct RelayParts {
+    /// Its keys.
+    pub keys: Arc<Keys>,
+    /// Where it accepts links. Port 0: a free one.
+    pub listen: Vec<SocketAddr>,
+    /// The addresses in its descriptor; empty: those it listens on. Peers that reach it elsewhere open a second link.
+    pub advertised: Vec<IpAddr>,
+    /// How it shares what it has.
+    pub engine: EngineConfig,
+    /// What it connects to as an exit.
+    pub exit: ExitConfig,
+    /// What it answers on BEGIN_DIR streams; `None`: it refuses them.
+    pub directory: Option<DirCache>,
+    /// The network, if it is known: who is a relay, who has which Ed25519 identity.
+    pub net: Option<NetView>,
+    /// Where payment events go; `None`: nowhere, and all circuits are unpaid.
+    pub payments: Option<PaymentSink>,
+}
+
+/// Why a relay does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+/// Where the relay puts payment events.
+#[derive(Debug, Clone)]
+pub struct PaymentSink {
+    sender: mpsc::UnboundedSender<PaymentEvent>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// Where the payments driver takes them from.
+#[derive(Debug)]
+pub struct PaymentEvents {
+    receiver: mpsc::UnboundedReceiver<PaymentEvent>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// The two ends of the way from a relay to its payments driver. It does not lose events; while very many wait, the
+/// relay's links are read no further.
+pub fn payment_channel() -> (PaymentSink, PaymentEvents) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let sink = PaymentSink {
+        sender,
+        waiting: Arc::clone(&waiting),
+    };
+    (sink, PaymentEvents { receiver, waiting })
+}
+
+impl PaymentSink {
+    fn send(&self, event: PaymentEvent) {
+        // A driver that has gone away leaves a relay that serves everybody unpaid.
+        if self.sender.send(event).is_ok() {
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for PaymentEvents {
+    fn drop(&mut self) {
+        // Nobody waits for what nobody takes.
+        self.receiver.close();
+        self.waiting.store(0, Ordering::Relaxed);
+    }
+}
+
+impl PaymentEvents {
+    /// The next event, in the engine's order; `None` once the relay has stopped.
+    pub async fn recv(&mut self) -> Option<PaymentEvent> {
+        let event = self.receiver.recv().await?;
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        Some(event)
+    }
+
+    /// The next event, if there is one already.
+    pub fn try_recv(&mut self) -> Option<PaymentEvent> {
+        let event = self.receiver.try_recv().ok()?;
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        Some(event)
+    }
+}
+
+/// What the lock protects.
+pub(crate) struct Core {
+    engine: Engine,
+    /// The tasks of each link.
+    pub(crate) links: HashMap<LinkId, Arc<LinkTasks>>,
+    /// The task of each stream.
+    pub(crate) streams: HashMap<StreamId, Arc<StreamTask>>,
+    woken: Vec<LinkId>,
+    /// Taken out when the relay has stopped, so that the payments driver sees the end.
+    payments: Option<PaymentSink>,
+    /// The pacer sleeps until it is notified.
+    pacer_idle: bool,
+}
+
+/// What all tasks of a relay share.
+pub(crate) struct Shared {
+    core: Mutex<Core>,
+    start: Instant,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) local: Local,
+    pub(crate) exit: ExitConfig,
+    pub(crate) resolver: Resolver,
+    pub(crate) directory: Option<DirCache>,
+    pub(crate) net: Option<NetView>,
+    /// Payment events that the driver has not taken.
+    payments_waiting: Arc<AtomicUsize>,
+    /// Public-key work, by worker.
+    workers: Vec<mpsc::UnboundedSender<obol_onion::engine::HandshakeJob>>,
+    pub(crate) dialler: Mutex<Dialler>,
+    pub(crate) handshakes: Arc<Semaphore>,
+    pacer: Notify,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+    /// All tasks have ended.
+    stopped: CancellationToken,
+}
+
+impl Core {
+    /// Sorts the engine's events: wakes who has to be woken, and leaves the rest for after the lock.
+    fn drain(&mut self, shared: &Shared, rest: &mut Vec<Event>) {
+        self.engine.take_woken(&mut self.woken);
+        for link in self.woken.drain(..) {
+            if let Some(tasks) = self.links.get(&link) {
+                tasks.writer.notify_one();
+            }
+        }
+        while let Some(event) = self.engine.poll_event() {
+            match event {
+                Event::Payment(event) => {
+                    if let Some(sink) = &self.payments {
+                        sink.send(event);
+                    }
+                }
+                Event::StreamReady { stream } => {
+                    if let Some(task) = self.streams.get(&stream) {
+                        task.wake();
+                    }
+                }
+                Event::CloseLink { link, why } => {
+                    debug!(%why, "closing a link");
+                    if let Some(tasks) = self.links.get(&link) {
+                        tasks.stop.cancel();
+                    }
+                }
+                // Registered here, so that whatever happens to the stream from now on finds its task.
+                Event::Begin { stream, .. } | Event::BeginDir { stream, .. } => {
+                    self.streams.insert(stream, Arc::new(StreamTask::default()));
+                    rest.push(event);
+                }
+                other => rest.push(other),
+            }
+        }
+        if self.pacer_idle && self.engine.next_wake().is_some() {
+            self.pacer_idle = false;
+            shared.pacer.notify_one();
+        }
+    }
+}
+
+impl Shared {
+    /// The engine's time now.
+    fn now(&self) -> Time {
+        Time(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        // A panic inside is a bug of ours that has been reported; the other links need not die of it.
+        self.core.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// One batch of work on the engine, under its lock; then what it asks for is done.
+    pub(crate) fn with<T>(self: &Arc<Self>, work: impl FnOnce(&mut Engine, Time) -> T) -> T {
+        self.with_core(|core, now| work(&mut core.engine, now))
+    }
+
+    /// The same, with the tables of tasks at hand.
+    pub(crate) fn with_core<T>(self: &Arc<Self>, work: impl FnOnce(&mut Core, Time) -> T) -> T {
+        let mut rest = Vec::new();
+        let result = {
+            let now = self.now();
+            let mut core = self.lock();
+            let result = work(&mut core, now);
+            core.drain(self, &mut rest);
+            result
+        };
+        for event in rest {
+            self.act(event);
+        }
+        result
+    }
+
+    fn act(self: &Arc<Self>, event: Event) {
+        match event {
+            Event::Handshake(job) => {
+                let worker = job.circuit.to_u64() as usize % self.workers.len();
+                // Gone only when the relay stops.
+                let _ = self.workers[worker].send(job);
+            }
+            Event::NeedLink { circuit, to } => link::need(self, circuit, to),
+            Event::Begin {
+                stream, peer, target, ..
+            } => streams::begin(self, stream, peer, target),
+            Event::BeginDir { stream, from_client } => streams::begin_dir(self, stream, from_client),
+            Event::Resolve { stream, peer, name } => streams::resolve(self, stream, peer, name),
+            Event::Payment(_) | Event::StreamReady { .. } | Event::CloseLink { .. } => {}
+        }
+    }
+
+    /// Waits while the payments driver is far behind.
+    pub(crate) async fn payments_keep_up(&self) {
+        while self.payments_waiting.load(Ordering::Relaxed) > PAYMENTS_WAITING {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Runs a task until it ends or the relay stops.
+    pub(crate) fn spawn(self: &Arc<Self>, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+}
+
+impl Core {
+    /// The engine, for a batch that also registers tasks.
+    pub(crate) fn engine(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+}
+
+/// A Tor relay, paid or not.
+#[derive(Debug)]
+pub struct Relay;
+
+/// A running relay. When the last clone of it is dropped, the relay stops.
+#[derive(Debug, Clone)]
+pub struct RelayHandle {
+    addresses: Arc<[SocketAddr]>,
+    engine: EngineHandle,
+    _stop: Arc<DropGuard>,
+}
+
+/// The way to a running relay's engine, for payments and metrics. Cheap to clone; keeps nothing running. Each call takes
+/// the lock once; use [`with`](Self::with) for several things at once.
+#[derive(Clone)]
+pub struct EngineHandle(Arc<Shared>);
+
+impl std::fmt::Debug for EngineHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EngineHandle")
+    }
+}
+
+impl Relay {
+    /// Starts a relay on the current runtime.
+    ///
+    /// # Errors
+    /// An address that cannot be listened on. Then nothing is left running.
+    pub async fn start(parts: RelayParts) -> Result<RelayHandle, StartError> {
+        let mut listeners = Vec::new();
+        let mut addresses = Vec::new();
+        for address in &parts.listen {
+            let failed = |source| StartError::Listen {
+                address: *address,
+                source,
+            };
+            let listener = TcpListener::bind(address).await.map_err(failed)?;
+            addresses.push(listener.local_addr().map_err(failed)?);
+            listeners.push(listener);
+        }
+        let advertised = match parts.advertised.is_empty() {
+            true => addresses.iter().map(SocketAddr::ip).collect(),
+            false => parts.advertised,
+        };
+        let mut exit = parts.exit;
+        exit.own.extend(advertised.iter().copied());
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let (workers, jobs): (Vec<_>, Vec<_>) = (0..cores).map(|_| mpsc::unbounded_channel()).unzip();
+        let payments_waiting = parts.payments.as_ref().map(|sink| Arc::clone(&sink.waiting)).unwrap_or_default();
+        let stop = CancellationToken::new();
+        let mut seed = [0; 32];
+        rand::rng().fill_bytes(&mut seed);
+        let shared = Arc::new(Shared {
+            core: Mutex::new(Core {
+                engine: Engine::new(parts.engine, seed),
+                links: HashMap::new(),
+                streams: HashMap::new(),
+                woken: Vec::new(),
+                payments: parts.payments,
+                pacer_idle: true,
+            }),
+            start: Instant::now(),
+            keys: parts.keys,
+            local: Local {
+                advertised,
+                timeout: HANDSHAKE_TIMEOUT,
+            },
+            exit,
+            resolver: Resolver::new(),
+            directory: parts.directory,
+            net: parts.net,
+            payments_waiting,
+            workers,
+            dialler: Mutex::new(Dialler::default()),
+            handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
+            pacer: Notify::new(),
+            tasks: TaskTracker::new(),
+            stop: stop.clone(),
+            stopped: CancellationToken::new(),
+        });
+        for listener in listeners {
+            shared.spawn(listen(Arc::clone(&shared), listener));
+        }
+        for jobs in jobs {
+            shared.spawn(handshake_worker(Arc::clone(&shared), jobs));
+        }
+        shared.spawn(pacer(Arc::clone(&shared)));
+        shared.spawn(housekeeper(Arc::clone(&shared)));
+        tokio::spawn(undertaker(Arc::clone(&shared)));
+        Ok(RelayHandle {
+            addresses: addresses.into(),
+            engine: EngineHandle(shared),
+            _stop: Arc::new(stop.drop_guard()),
+        })
+    }
+}
+
+impl RelayHandle {
+    /// Where the relay accepts links, in the order of [`RelayParts::listen`], with real ports.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The way to the engine.
+    pub fn engine(&self) -> EngineHandle {
+        self.engine.clone()
+    }
+
+    /// Stops the relay: no more circuits, all links closed, all tasks ended.
+    pub async fn shutdown(&self) {
+        let shared = &self.engine.0;
+        shared.with(|engine, _| engine.refuse_circuits());
+        shared.stop.cancel();
+        shared.stopped.cancelled().await;
+    }
+}
+
+impl EngineHandle {
+    /// Several calls under one lock. Neither block nor wait in there.
+    pub fn with<T>(&self, work: impl FnOnce(&mut Engine, Time) -> T) -> T {
+        self.0.with(work)
+    }
+
+    /// Lets a circuit carry `bytes` more in the paid class.
+    pub fn grant(&self, circuit: CircuitId, bytes: u64) {
+        self.with(|engine, _| engine.grant(circuit, bytes));
+    }
+
+    /// Asks for one [`PaymentEvent::CreditLow`] when the circuit's credit is below `below` bytes.
+    pub fn watch_credit(&self, circuit: CircuitId, below: u64) {
+        self.with(|engine, _| engine.watch_credit(circuit, below));
+    }
+
+    /// Bytes that a circuit may still carry in the paid class; `None`: it is gone.
+    pub fn credit(&self, circuit: CircuitId) -> Option<u64> {
+        self.with(|engine, _| engine.credit(circuit))
+    }
+
+    /// Bytes that a circuit has carried, both directions; `None`: it is gone.
+    pub fn metered(&self, circuit: CircuitId) -> Option<u64> {
+        self.with(|engine, _| engine.metered(circuit))
+    }
+
+    /// Sends a relay message 51 to the client of a circuit: at most 498 bytes.
+    pub fn answer(&self, circuit: CircuitId, body: &[u8]) {
+        self.with(|engine, _| engine.answer(circuit, body));
+    }
+
+    /// Sends a link message 200: at most 16 KiB.
+    pub fn send_link(&self, link: LinkId, body: &[u8]) {
+        self.with(|engine, _| engine.send_link(link, body));
+    }
+
+    /// Ends a circuit on both sides.
+    pub fn destroy(&self, circuit: CircuitId, reason: DestroyReason) {
+        self.with(|engine, _| engine.destroy(circuit, reason));
+    }
+
+    /// Closes a link.
+    pub fn close_link(&self, link: LinkId) {
+        self.with(|engine, _| engine.close_link(link));
+    }
+
+    /// What was counted so far.
+    pub fn counters(&self) -> Counters {
+        self.with(|engine, _| engine.counters())
+    }
+}
+
+/// Accepts links.
+async fn listen(shared: Arc<Shared>, listener: TcpListener) {
+    loop {
+        let Ok(permit) = Arc::clone(&shared.handshakes).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((tcp, _)) => {
+                shared.tasks.spawn(link::accepted(Arc::clone(&shared), tcp, permit));
+            }
+            Err(error) => {
+                // Out of descriptors, usually: whoever holds them will let go of some.
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Answers circuit handshakes on a thread where that hinders nobody.
+async fn handshake_worker(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<obol_onion::engine::HandshakeJob>) {
+    let mut batch = Vec::new();
+    while jobs.recv_many(&mut batch, 16).await > 0 {
+        let work = std::mem::take(&mut batch);
+        let keys = shared.keys.onion_keys();
+        let done = tokio::task::spawn_blocking(move || {
+            work.iter()
+                .map(|job| (job.circuit, crate::circuits::answer(&keys, job)))
+                .collect::<Vec<_>>()
+        });
+        // Fails only when the runtime is going away.
+        let Ok(answers) = done.await else { return };
+        shared.with(|engine, now| {
+            for (circuit, answer) in answers {
+                engine.created(now, circuit, answer);
+            }
+        });
+    }
+}
+
+/// When the relay is told to stop: waits for its tasks, and then lets the payments driver see the end.
+async fn undertaker(shared: Arc<Shared>) {
+    shared.stop.cancelled().await;
+    shared.tasks.close();
+    shared.tasks.wait().await;
+    shared.with_core(|core, _| {
+        core.streams.clear();
+        core.payments = None;
+    });
+    shared.stopped.cancel();
+}
+
+/// With a configured rate: hands out what it allows, when it allows it.
+async fn pacer(shared: Arc<Shared>) {
+    loop {
+        let next = shared.with_core(|core, now| {
+            core.engine.wake(now);
+            let next = core.engine.next_wake();
+            core.pacer_idle = next.is_none();
+            next.map(|next| next.since(now))
+        });
+        match next {
+            None => shared.pacer.notified().await,
+            Some(micros) => tokio::time::sleep(Duration::from_micros(micros)).await,
+        }
+    }
+}
+
+/// Closes idle links, and follows the consensus.
+async fn housekeeper(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let param = |name, default| shared.net.as_ref().and_then(|net| net.param(name)).unwrap_or(default);
+        let window = param("circwindow", 1000).clamp(100, 1000) as u16;
+        let accept = param("sendme_accept_min_version", 0).clamp(0, 1) as u8;
+        shared.with(|engine, now| {
+            engine.set_parameters(window, accept);
+            engine.tick(now);
+        });
+        shared.resolver.sweep();
+    }
+}
