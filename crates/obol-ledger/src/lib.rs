@@ -1,3 +1,15 @@
 #![doc = include_str!("../README.md")]
 
+pub mod audit;
+pub mod config;
 pub mod core;
+pub mod history;
+mod ledger;
+mod queue;
+mod store;
+mod text;
+
+pub use audit::Audit;
+pub use config::{CURRENT_PROTOCOL, Closing, LedgerConfig, Storage};
+pub use ledger::{FriendbotError, GENESIS_COINS, Ledger, LedgerSummary, Submission};
+pub use store::{Filter, Page, StoreError};
