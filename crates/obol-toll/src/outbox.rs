@@ -72,6 +72,12 @@ impl<F, O> Outbox<F, O> {
         }
     }
 
+    /// Forgets outputs that have not left and never should: what they concern is gone.
+    pub(crate) fn discard(&mut self, unwanted: impl Fn(&O) -> bool) {
+        self.free.retain(|output| !unwanted(output));
+        self.gated.retain(|(_, output)| !unwanted(output));
+    }
+
     /// All facts that are not on their way yet, under the next number.
     pub(crate) fn take_persist(&mut self) -> Option<(u64, Vec<F>)> {
         if self.facts.is_empty() {

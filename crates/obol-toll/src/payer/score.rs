@@ -38,10 +38,9 @@ impl Scores {
         if sheet.circuits.len() > CIRCUITS {
             sheet.circuits.pop_front();
         }
-        let (entrusted, carried) = sheet
-            .circuits
-            .iter()
-            .fold((0u128, 0u128), |(e, c), (de, dc)| (e + u128::from(*de), c + u128::from(*dc)));
+        let (entrusted, carried) = sheet.circuits.iter().fold((0u128, 0u128), |(e, c), (de, dc)| {
+            (e + u128::from(*de), c + u128::from(*dc))
+        });
         let bad = sheet.circuits.len() >= ENOUGH && carried * 10 < entrusted * 8;
         if bad {
             sheet.circuits.clear();
@@ -52,7 +51,10 @@ impl Scores {
 
     /// Whether nothing more than the smallest step is entrusted to it now.
     pub(super) fn shunned(&self, peer: PeerId, now: UnixMillis) -> bool {
-        self.sheets.get(&peer).and_then(|s| s.shunned_until).is_some_and(|until| now < until)
+        self.sheets
+            .get(&peer)
+            .and_then(|s| s.shunned_until)
+            .is_some_and(|until| now < until)
     }
 }
 

@@ -1,0 +1,263 @@
+//! What a guard's tunnels do for its escrows: offers, questions about balances, requests to close. And expiry.
+
+use super::escrows::Wish;
+use super::io::{Output, Report, Unpaid};
+use super::tunnel::{Phase, Question};
+use super::{PayPolicy, Payer};
+use crate::clock::UnixMillis;
+use crate::escrow::Escrow;
+use crate::escrow::outgoing::Phase as Life;
+use crate::fact::{OutFact, PayerFact};
+use crate::ids::TunnelId;
+use crate::keys::PayerKeys;
+use obol_cell::{Balance, DeclineCode, EscrowAcceptance, EscrowId, EscrowState, EscrowTerms, ToNode};
+
+/// The guard's books are asked for at a circuit's first payment if they were not for this long [2.3].
+const BALANCE_MS: u64 = 600_000;
+const NOT_NOW_MS: u64 = 60_000;
+const REFUSED_MS: u64 = 3_600_000;
+
+impl<K: PayerKeys> Payer<K> {
+    /// Sees to the escrows of this tunnel's guard. True: the tunnel is busy with that.
+    pub(super) fn errand(&mut self, tunnel: TunnelId, now: UnixMillis) -> bool {
+        let Some(t) = self.tunnels.get(&tunnel) else {
+            return true;
+        };
+        let (Some(peer), Some(first)) = (t.guard(), t.hops.first()) else {
+            return true;
+        };
+        if !first.hop.paid || matches!(t.phase, Phase::Quoting(_)) {
+            return false;
+        }
+        let (paying, listening) = (
+            t.phase == Phase::Ready && self.config.pay != PayPolicy::Never,
+            t.conversation.is_some(),
+        );
+        let Some(guard) = self.guards.get_mut(&peer) else {
+            return false;
+        };
+        if paying && guard.wish == Wish::None && guard.needs_another(now) {
+            guard.wish = Wish::At(now.plus(self.jitter.up_to(self.config.opening_jitter_ms)));
+        }
+        if let Wish::At(at) = guard.wish
+            && now >= at
+            && let Some(rules) = guard.rules
+        {
+            guard.wish = Wish::Asked;
+            self.outbox.push_now(Output::WantEscrow {
+                guard: peer,
+                rules,
+                deposit: self.config.deposit.max(rules.min_deposit),
+                life: self
+                    .config
+                    .life
+                    .clamp(rules.min_life, rules.max_life.max(rules.min_life)),
+            });
+        }
+        if let Wish::Offer(offer, None) = guard.wish {
+            if listening {
+                return self.cancel_listen(tunnel, now);
+            }
+            guard.wish = Wish::Offer(offer, Some(tunnel));
+            self.ask(
+                tunnel,
+                1,
+                Question::Offer(offer.escrow),
+                &ToNode::OfferEscrow(offer),
+                now,
+            );
+            return true;
+        }
+        if let Some(e) = guard.escrows.iter_mut().find(|e| e.close_wanted && e.in_flight == 0) {
+            let (escrow, final_k) = (e.id(), e.books.k);
+            if listening {
+                return self.cancel_listen(tunnel, now);
+            }
+            e.close_wanted = false;
+            self.ask(
+                tunnel,
+                1,
+                Question::Close(escrow),
+                &ToNode::CloseEscrow { escrow, final_k },
+                now,
+            );
+            return true;
+        }
+        false
+    }
+
+    /// Asks for the guard's books on `escrow` where they are needed before a payment. True: the payment must wait.
+    pub(super) fn balance_needed(&mut self, tunnel: TunnelId, escrow: EscrowId, now: UnixMillis) -> bool {
+        let Some(t) = self.tunnels.get(&tunnel) else {
+            return true;
+        };
+        let (first, listening) = (t.n == 0, t.conversation.is_some());
+        let retrying = t.payment.as_ref().is_some_and(|p| p.attempt > 0);
+        let Some(e) = t.guard().and_then(|g| self.guards.get(&g)).and_then(|g| g.get(escrow)) else {
+            return false;
+        };
+        let own = u32::from(t.payment.is_some());
+        let since = e.balance_asked.map_or(u64::MAX, |at| now.since(at));
+        let patience = e.patience_ms();
+        let due = if e.books.known {
+            // While payments are in flight the answer would say nothing.
+            e.in_flight <= own && (e.stale && (first || retrying) || first && since >= BALANCE_MS)
+        } else {
+            // The guard believes an escrow only after reading it from a closed ledger: it is asked until it has.
+            if since < patience {
+                return true;
+            }
+            true
+        };
+        if !due {
+            return false;
+        }
+        let opening = (!e.books.known).then(|| e.books.escrow.terms.opening());
+        if listening {
+            self.cancel_listen(tunnel, now);
+            return true;
+        }
+        if let Some(e) = t
+            .guard()
+            .and_then(|g| self.guards.get_mut(&g))
+            .and_then(|g| g.get_mut(escrow))
+        {
+            e.balance_asked = Some(now);
+        }
+        self.ask(
+            tunnel,
+            1,
+            Question::Balance(escrow),
+            &ToNode::BalanceQuery { escrow, opening },
+            now,
+        );
+        true
+    }
+
+    pub(super) fn balance_told(&mut self, tunnel: TunnelId, told: &Balance, now: UnixMillis) -> bool {
+        let Some(t) = self.tunnels.get_mut(&tunnel) else {
+            return true;
+        };
+        let Some(peer) = t.guard() else { return true };
+        let Some(e) = self.guards.get_mut(&peer).and_then(|g| g.get_mut(told.escrow)) else {
+            return true;
+        };
+        let before = e.books.allocated;
+        match told.state {
+            EscrowState::Open => {
+                e.books.known = true;
+                e.reconcile(told, now);
+                if let Some(p) = &mut t.payment {
+                    // If what was allocated last is not free again, hop 1 holds it for this circuit.
+                    p.held_at_first = e.books.allocated.checked_add(p.amount()).is_none_or(|sum| sum > before);
+                }
+            }
+            EscrowState::Closing => {
+                e.reconcile(told, now);
+                if e.books.phase == Life::Open {
+                    self.record_about(OutFact::Closing { escrow: told.escrow }, now);
+                }
+            }
+            // Not believed (yet): it is asked again a little later.
+            EscrowState::Unknown => {
+                e.books.known = false;
+                e.stale = e.books.k > 0;
+                e.balance_asked = Some(now);
+                e.unknown = e.unknown.saturating_add(1);
+            }
+        }
+        true
+    }
+
+    /// The guard is payee of the escrow that was offered: its refund is checked before any money goes in. False: a lie.
+    pub(super) fn offer_accepted(&mut self, tunnel: TunnelId, acceptance: &EscrowAcceptance, now: UnixMillis) -> bool {
+        let Some(peer) = self.tunnels.get(&tunnel).and_then(|t| t.guard()) else {
+            return true;
+        };
+        let Some(guard) = self.guards.get_mut(&peer) else {
+            return true;
+        };
+        let Wish::Offer(offer, _) = guard.wish else { return true };
+        let terms = EscrowTerms::new(&offer, peer, acceptance.payee_account, acceptance.min_deposit);
+        let escrow = Escrow {
+            terms,
+            signer: acceptance.signer,
+        };
+        let honest = acceptance.min_deposit <= offer.deposit && self.keys.verify_refund(&escrow, &acceptance.refund);
+        if !honest {
+            guard.wish = Wish::At(UnixMillis(u64::MAX));
+            return false;
+        }
+        guard.wish = Wish::None;
+        let (deposit, refund) = (offer.deposit, acceptance.refund);
+        let fact = OutFact::Accepted {
+            escrow,
+            deposit,
+            refund,
+            margin: guard.rules.map_or(0, |rules| rules.margin),
+            payee: peer,
+            since: now.secs(),
+        };
+        guard.apply(&fact, &mut self.jitter);
+        self.outbox.fact(PayerFact::Out(fact));
+        self.outbox.push(Output::OpenEscrow {
+            escrow,
+            deposit,
+            refund,
+        });
+        true
+    }
+
+    pub(super) fn offer_declined(
+        &mut self,
+        tunnel: TunnelId,
+        _offer: EscrowId,
+        code: DeclineCode,
+        now: UnixMillis,
+    ) -> bool {
+        let Some(peer) = self.tunnels.get(&tunnel).and_then(|t| t.guard()) else {
+            return true;
+        };
+        if let Some(guard) = self.guards.get_mut(&peer) {
+            let wait = if code == DeclineCode::NotNow {
+                NOT_NOW_MS
+            } else {
+                REFUSED_MS
+            };
+            guard.wish = Wish::At(now.plus(wait));
+        }
+        self.outbox.push_now(Output::Report(Report::Unpaid {
+            tunnel,
+            hop: 1,
+            why: Unpaid::Declined,
+        }));
+        true
+    }
+
+    /// Pay by this escrow no more, and ask its guard to flush it.
+    pub(super) fn close_wanted(&mut self, escrow: EscrowId, now: UnixMillis) {
+        let Some(peer) = self.guard_of(escrow) else { return };
+        let Some(e) = self.guards.get_mut(&peer).and_then(|g| g.get_mut(escrow)) else {
+            return;
+        };
+        if e.books.phase == Life::Ended {
+            return;
+        }
+        e.close_wanted = true;
+        self.record_about(OutFact::Closing { escrow }, now);
+    }
+
+    /// Expired escrows are taken back.
+    pub(super) fn expire(&mut self, now: UnixMillis) {
+        for e in self.guards.values_mut().flat_map(|g| &mut g.escrows) {
+            let open = matches!(e.books.phase, Life::Open | Life::Closing);
+            if open && !e.books.refunding && now.secs() >= e.books.escrow.terms.expiry {
+                e.books.refunding = true;
+                self.outbox.push_now(Output::Refund {
+                    escrow: e.books.escrow,
+                    refund: e.books.refund,
+                });
+            }
+        }
+    }
+}
