@@ -154,9 +154,7 @@ impl<K: PayerKeys> Payer<K> {
                 .escrows
                 .iter()
                 .filter(|e| !e.books.known && e.books.phase == outgoing::Phase::Open);
-            let unknown = unknown
-                .filter_map(|e| e.balance_asked)
-                .map(|at| at.plus(errands::UNKNOWN_MS));
+            let unknown = unknown.filter_map(|e| e.balance_asked.map(|at| at.plus(e.patience_ms())));
             let wish = match g.wish {
                 Wish::At(at) => Some(at),
                 _ => None,
