@@ -162,6 +162,17 @@ pub enum NodeFact {
     },
     /// About an outgoing escrow.
     Out(OutFact),
+    /// State instead of history, written by a snapshot: sums over the whole life.
+    Totals {
+        /// Stored claims.
+        claimed: Stroops,
+        /// Signed claims.
+        signed: Stroops,
+        /// What stayed held.
+        held: Stroops,
+        /// Earned.
+        earned: Stroops,
+    },
     /// State instead of history, written by a snapshot: an incoming escrow's newest claim, window of seen k and sum of
     /// allocations.
     IncomingState {
@@ -295,6 +306,7 @@ const SETTLED: u8 = 10;
 const OUT: u8 = 11;
 const INCOMING_STATE: u8 = 12;
 const IN_CLOSING: u8 = 13;
+const TOTALS: u8 = 14;
 
 impl NodeFact {
     /// As stored.
@@ -361,6 +373,18 @@ impl NodeFact {
             }
             NodeFact::CircuitEnded { circuit } => {
                 w.u8(CIRCUIT_ENDED).u64(circuit.0);
+            }
+            NodeFact::Totals {
+                claimed,
+                signed,
+                held,
+                earned,
+            } => {
+                w.u8(TOTALS)
+                    .stroops(*claimed)
+                    .stroops(*signed)
+                    .stroops(*held)
+                    .stroops(*earned);
             }
             NodeFact::InClosing { escrow } => {
                 w.u8(IN_CLOSING).bytes(&escrow.0);
@@ -440,6 +464,12 @@ impl NodeFact {
             },
             CIRCUIT_ENDED => NodeFact::CircuitEnded {
                 circuit: read_circuit(r)?,
+            },
+            TOTALS => NodeFact::Totals {
+                claimed: r.stroops()?,
+                signed: r.stroops()?,
+                held: r.stroops()?,
+                earned: r.stroops()?,
             },
             IN_CLOSING => NodeFact::InClosing {
                 escrow: EscrowId::read(r)?,

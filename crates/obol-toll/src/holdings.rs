@@ -44,6 +44,17 @@ impl Holdings {
         Some(parts)
     }
 
+    /// Takes up to `most` of what came from one escrow; says how much that was.
+    pub(crate) fn take_of(&mut self, escrow: EscrowId, most: Stroops) -> Stroops {
+        let Some((_, sum)) = self.0.iter_mut().find(|(e, _)| *e == escrow) else {
+            return Stroops::ZERO;
+        };
+        let part = most.min(*sum);
+        *sum = sum.saturating_sub(part);
+        self.0.retain(|(_, sum)| !sum.is_zero());
+        part
+    }
+
     /// Takes up to `most`, newest first.
     pub(crate) fn take_newest(&mut self, most: Stroops) -> Vec<(EscrowId, Stroops)> {
         let mut left = most;

@@ -87,4 +87,9 @@ impl<F, O> Outbox<F, O> {
         self.next_seq += 1;
         Some((seq, std::mem::take(&mut self.facts)))
     }
+
+    /// Whether every fact is durable.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.facts.is_empty() && self.durable + 1 == self.next_seq
+    }
 }

@@ -51,6 +51,8 @@ pub(crate) struct Outgoing {
     pub(crate) allocated: Stroops,
     /// The payee said that it knows the escrow: terms need not be repeated, and it may be used.
     pub(crate) known: bool,
+    /// The time for the next escrow came, or little is left: another one is wanted.
+    pub(crate) succeeded: bool,
     /// The refund was asked for in this run.
     pub(crate) refunding: bool,
 }
@@ -84,11 +86,12 @@ impl Outgoing {
             cumulative: Stroops::ZERO,
             allocated: Stroops::ZERO,
             known: false,
+            succeeded: false,
             refunding: false,
         })
     }
 
-    /// Applies a fact about this escrow, on replay and live alike.
+    /// Applies a fact about this escrow. For claims on replay only; live, [`Outgoing::signed`] knows more.
     pub(crate) fn apply(&mut self, fact: &OutFact) {
         match *fact {
             OutFact::Opened { balance, .. } => {
@@ -112,6 +115,12 @@ impl Outgoing {
             OutFact::Ended { .. } => self.phase = Phase::Ended,
             OutFact::Accepted { .. } | OutFact::Abandoned { .. } => {}
         }
+    }
+
+    /// Books a claim that was just signed.
+    pub(crate) fn signed(&mut self, claim: NextClaim) {
+        self.k = claim.k;
+        self.cumulative = claim.cumulative;
     }
 
     /// Facts that give this state again.

@@ -3,7 +3,9 @@
 use crate::escrow::{Escrow, NotBelieved};
 use crate::fact::NodeFact;
 use crate::ids::{AddressKey, CircuitId, LinkId};
-use obol_cell::{AccountId, EscrowId, EscrowOffer, EscrowRules, PeerId, RefuseCode, Signature, Step, Stroops};
+use obol_cell::{
+    AccountId, DeclineCode, EscrowId, EscrowOffer, EscrowRules, PeerId, RefuseCode, Signature, Step, Stroops,
+};
 
 /// Something that happened.
 ///
@@ -264,6 +266,13 @@ pub enum Output {
         deposit: Stroops,
         /// The expiry to offer: this many seconds from the offer.
         life: u32,
+    },
+    /// The peer declined the offer, or did not answer: forget E.
+    OfferDeclined {
+        /// E.
+        escrow: EscrowId,
+        /// Why.
+        code: DeclineCode,
     },
     /// The payee accepted and the refund is safe: open it on the ledger, then say [`Input::EscrowOpened`] or
     /// [`Input::OpeningFailed`]. Repeated after a restart (look before you submit).

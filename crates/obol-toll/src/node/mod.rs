@@ -1,24 +1,151 @@
 //! The payment state of one relay: every circuit, every leg in and out.
 //!
 //! See [`Node`]; its inputs are [`Input`], its outputs [`Output`].
+//!
+//! | file | subject |
+//! |---|---|
+//! | `circuit.rs` | one circuit: credit, the payment in flight (state diagram) |
+//! | `messages.rs` | the client's messages (52) |
+//! | `settle.rs` | a payment's two halves meet: credit, pass on, hold, refuse |
+//! | `legs.rs` | link messages (200), batches to neighbours |
+//! | `payee.rs` | escrows that pay us: offers, belief, claims, flush |
+//! | `payer.rs` | escrows that we pay by: wanted, offered, opened, rolled over, refunded |
+//! | `restore.rs` | facts back into state, and state into facts |
 
+mod circuit;
 mod config;
 mod io;
+mod legs;
+mod messages;
+mod payee;
+mod payer;
+mod restore;
+mod settle;
 
 pub use config::NodeConfig;
 pub use io::{FlushReason, Input, Output, Report};
 
+use crate::bucket::ByteBucket;
 use crate::clock::UnixMillis;
+use crate::escrow::incoming::Incoming;
+use crate::escrow::outgoing::Outgoing;
 use crate::fact::NodeFact;
+use crate::ids::{AddressKey, CircuitId, LinkId};
+use crate::jitter::Jitter;
 use crate::keys::{PayeeKeys, PayerKeys};
 use crate::outbox::Outbox;
+use circuit::Circuit;
+use obol_cell::{AccountId, Allocation, EscrowId, EscrowRules, PeerId, Stroops};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// Something that becomes due. Checked against the state when it does: a timer that lost its reason does nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// Half of payment n was held long enough.
+    Hold(CircuitId, u16),
+    /// A long poll was open long enough.
+    Listen(CircuitId, u16),
+    /// An offer (incoming) or the reading of an escrow took too long.
+    Offer(EscrowId),
+    Read(EscrowId),
+    /// An incoming escrow's margin begins, or its flush is due.
+    Margin(EscrowId),
+    Flush(EscrowId),
+    /// An outgoing escrow: time for its successor, its margin begins, it expires.
+    Successor(EscrowId),
+    Stop(EscrowId),
+    Expiry(EscrowId),
+    /// An offer of ours took too long; a payee is asked again whether it knows an escrow.
+    Offered(EscrowId),
+    Ask(EscrowId),
+    /// Escrows are asked for, all at once.
+    Wants,
+}
+
+/// One link.
+#[derive(Debug)]
+struct Link {
+    peer: Option<PeerId>,
+    obol: bool,
+    address: Option<AddressKey>,
+    /// The other end's terms, if they are on our ledger and in our asset.
+    hello: Option<EscrowRules>,
+    hello_seen: bool,
+    bad_signatures: u8,
+    /// A `CloseLink` is on its way.
+    dead: bool,
+}
+
+impl Link {
+    /// The peer that can be paid over this link now.
+    fn payable(&self) -> Option<PeerId> {
+        if self.obol && !self.dead && self.hello.is_some() {
+            self.peer
+        } else {
+            None
+        }
+    }
+}
+
+/// What we know of the ledger's time.
+#[derive(Debug, Clone, Copy, Default)]
+struct LedgerTime {
+    sequence: u32,
+    close_time: u64,
+    heard: Option<UnixMillis>,
+}
 
 /// All payment state of one relay.
 #[derive(Debug)]
 pub struct Node<K> {
     config: NodeConfig,
     keys: K,
+    jitter: Jitter,
     out: Outbox<NodeFact, Output>,
+    /// Of the last input.
+    now: UnixMillis,
+    /// Set by the first input.
+    started: Option<UnixMillis>,
+    ledger: LedgerTime,
+    account: Option<(AccountId, bool)>,
+    links: HashMap<LinkId, Link>,
+    /// Links of a relay neighbour.
+    peers: HashMap<PeerId, Vec<LinkId>>,
+    circuits: HashMap<CircuitId, Circuit>,
+    /// Circuits by their end towards the client.
+    by_prev: HashMap<(LinkId, u32), CircuitId>,
+    timers: BTreeSet<(UnixMillis, Timer)>,
+    addresses: HashMap<AddressKey, ByteBucket>,
+    neighbours: HashMap<PeerId, ByteBucket>,
+    // Money in.
+    incoming: HashMap<EscrowId, Incoming>,
+    offers: HashMap<EscrowId, payee::PendingOffer>,
+    reads: HashMap<EscrowId, payee::Reading>,
+    /// Start of the minute, and how many new escrows were looked at in it.
+    minute: (u64, u32),
+    // Money out.
+    outgoing: HashMap<EscrowId, Outgoing>,
+    by_payee: HashMap<PeerId, Vec<EscrowId>>,
+    offered: HashMap<EscrowId, payer::Offered>,
+    wanted: HashMap<PeerId, payer::Want>,
+    /// When the next batch of wants is due.
+    wants_at: Option<UnixMillis>,
+    /// Allocations that wait for the next signature.
+    batches: BTreeMap<(LinkId, EscrowId), Vec<(CircuitId, Allocation)>>,
+    totals: Totals,
+}
+
+/// Sums over the whole life of a relay, escrow-secured money only. For invariant 1 and for reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Stored claims of all incoming escrows.
+    pub claimed: Stroops,
+    /// Signed claims of all outgoing escrows.
+    pub signed: Stroops,
+    /// What is held for circuits now, or stayed here when they ended.
+    pub held: Stroops,
+    /// Earned by steps and fees, less what went back to clients.
+    pub earned: Stroops,
 }
 
 impl<K: PayeeKeys + PayerKeys> Node<K> {
@@ -28,10 +155,38 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
     }
 
     /// A relay with the facts of its earlier runs, in order. Its first output is a `Persist`.
-    pub fn restore(config: NodeConfig, keys: K, _seed: [u8; 32], _facts: impl IntoIterator<Item = NodeFact>) -> Self {
-        let mut out = Outbox::default();
-        out.fact(NodeFact::Restarted);
-        Node { config, keys, out }
+    pub fn restore(config: NodeConfig, keys: K, seed: [u8; 32], facts: impl IntoIterator<Item = NodeFact>) -> Self {
+        let mut node = Node {
+            config,
+            keys,
+            jitter: Jitter::new(seed),
+            out: Outbox::default(),
+            now: UnixMillis::default(),
+            started: None,
+            ledger: LedgerTime::default(),
+            account: None,
+            links: HashMap::new(),
+            peers: HashMap::new(),
+            circuits: HashMap::new(),
+            by_prev: HashMap::new(),
+            timers: BTreeSet::new(),
+            addresses: HashMap::new(),
+            neighbours: HashMap::new(),
+            incoming: HashMap::new(),
+            offers: HashMap::new(),
+            reads: HashMap::new(),
+            minute: (0, 0),
+            outgoing: HashMap::new(),
+            by_payee: HashMap::new(),
+            offered: HashMap::new(),
+            wanted: HashMap::new(),
+            wants_at: None,
+            batches: BTreeMap::new(),
+            totals: Totals::default(),
+        };
+        node.replay(facts);
+        node.out.fact(NodeFact::Restarted);
+        node
     }
 
     /// Changes settings for new circuits and new escrows.
@@ -39,16 +194,69 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         self.config = config;
     }
 
+    /// The settings in force.
+    pub fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
+    /// Sums over the whole life.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
     /// Takes in one event. Cheap, apart from the signatures that it may check; outputs are fetched with [`Node::poll`].
-    pub fn handle(&mut self, _now: UnixMillis, input: Input) {
-        if let Input::Persisted { upto } = input {
-            self.out.persisted(upto);
+    pub fn handle(&mut self, now: UnixMillis, input: Input) {
+        self.now = now;
+        if self.started.is_none() {
+            self.start(now);
         }
+        match input {
+            Input::Persisted { upto } => self.out.persisted(upto),
+            Input::Tick => {}
+            Input::LinkUp {
+                link,
+                peer,
+                obol,
+                address,
+            } => self.link_up(now, link, peer, obol, address),
+            Input::LinkDown { link } => self.link_down(link),
+            Input::CircuitOpened { circuit, link, id } => self.circuit_opened(now, circuit, link, id),
+            Input::CircuitExtended { circuit, link, id } => {
+                if let Some(c) = self.circuits.get_mut(&circuit) {
+                    c.next = Some((link, id));
+                }
+            }
+            Input::CircuitClosed { circuit, metered } => self.circuit_closed(circuit, metered),
+            Input::Message { circuit, body, metered } => self.message(now, circuit, &body, metered),
+            Input::LinkMessage { link, body } => self.link_message(now, link, &body),
+            Input::CreditLow { circuit, metered } => self.credit_low(circuit, metered),
+            Input::EscrowChecked { escrow, exists } => self.escrow_checked(now, escrow, exists),
+            Input::EscrowRead { escrow, result } => self.escrow_read(now, escrow, result),
+            Input::LedgerClosed { sequence, close_time } => {
+                self.ledger.sequence = self.ledger.sequence.max(sequence);
+                self.ledger.close_time = self.ledger.close_time.max(close_time);
+                self.ledger.heard = Some(now);
+            }
+            Input::PayeeAccount { account, can_accept } => self.account = Some((account, can_accept)),
+            Input::FlushFailed { escrow, k } => self.flush_failed(escrow, k),
+            Input::Settled { escrow, amount } => self.settled(escrow, amount),
+            Input::FlushNow { escrow } => self.flush(now, escrow, FlushReason::Own),
+            Input::Offer { peer, offer } => self.offer(peer, offer),
+            Input::EscrowOpened { escrow, balance } => self.escrow_opened(escrow, balance),
+            Input::OpeningFailed { escrow } => self.opening_failed(now, escrow),
+            Input::EscrowEnded { escrow, paid } => self.escrow_ended(now, escrow, paid),
+            Input::Close { escrow } => self.close(now, escrow),
+        }
+        self.fire(now);
     }
 
     /// The next thing to do. Call until `None` after each batch of inputs.
-    pub fn poll(&mut self, _now: UnixMillis) -> Option<Output> {
-        let _ = &self.keys;
+    pub fn poll(&mut self) -> Option<Output> {
+        if let Some(output) = self.out.pop() {
+            return Some(output);
+        }
+        // Only now, when everything that could come together has come: one signature and one commit for all of it.
+        self.send_batches();
         if let Some((seq, facts)) = self.out.take_persist() {
             return Some(Output::Persist { seq, facts });
         }
@@ -57,11 +265,213 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
 
     /// When [`Input::Tick`] is due at the latest.
     pub fn next_wake(&self) -> Option<UnixMillis> {
-        None
+        self.timers.first().map(|(at, _)| *at)
     }
 
-    /// Facts that restore the present durable state: to replace the journal's by, when it is compacted.
-    pub fn snapshot(&self) -> Vec<NodeFact> {
-        Vec::new()
+    fn start(&mut self, now: UnixMillis) {
+        self.started = Some(now);
+        self.schedule_incoming(now);
+        self.schedule_outgoing(now);
+    }
+
+    fn at(&mut self, when: UnixMillis, timer: Timer) {
+        self.timers.insert((when, timer));
+    }
+
+    fn fire(&mut self, now: UnixMillis) {
+        while let Some(&(at, timer)) = self.timers.first() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            match timer {
+                Timer::Hold(circuit, n) => self.hold_over(circuit, n),
+                Timer::Listen(circuit, id) => self.listen_over(now, circuit, id),
+                Timer::Offer(escrow) => self.offer_over(escrow),
+                Timer::Read(escrow) => self.read_over(now, escrow),
+                Timer::Margin(escrow) => self.margin_begins(now, escrow),
+                Timer::Flush(escrow) => self.flush_due(now, escrow),
+                Timer::Successor(escrow) => self.successor_due(now, escrow),
+                Timer::Stop(escrow) => self.outgoing_stops(now, escrow),
+                Timer::Expiry(escrow) => self.outgoing_expired(now, escrow),
+                Timer::Offered(escrow) => self.offered_over(now, escrow),
+                Timer::Ask(escrow) => self.ask_due(now, escrow),
+                Timer::Wants => self.wants_due(now),
+            }
+        }
+    }
+
+    fn fact(&mut self, fact: NodeFact) {
+        self.out.fact(fact);
+    }
+
+    fn report(&mut self, report: Report) {
+        self.out.push_now(Output::Report(report));
+    }
+
+    fn link_up(
+        &mut self,
+        now: UnixMillis,
+        link: LinkId,
+        peer: Option<PeerId>,
+        obol: bool,
+        address: Option<AddressKey>,
+    ) {
+        let obol = obol && peer.is_some();
+        let new = Link {
+            peer,
+            obol,
+            address,
+            hello: None,
+            hello_seen: false,
+            bad_signatures: 0,
+            dead: false,
+        };
+        self.links.insert(link, new);
+        if let (true, Some(peer)) = (obol, peer) {
+            let links = self.peers.entry(peer).or_default();
+            if !links.contains(&link) {
+                links.push(link);
+            }
+            self.say_hello(link);
+        }
+        self.forget_full_buckets(now);
+    }
+
+    fn link_down(&mut self, link: LinkId) {
+        if let Some(gone) = self.links.remove(&link)
+            && let Some(peer) = gone.peer
+            && let Some(links) = self.peers.get_mut(&peer)
+        {
+            links.retain(|l| *l != link);
+            if links.is_empty() {
+                self.peers.remove(&peer);
+            }
+        }
+        self.drop_batches(link);
+    }
+
+    fn circuit_opened(&mut self, now: UnixMillis, circuit: CircuitId, link: LinkId, id: u32) {
+        let Some(l) = self.links.get(&link) else {
+            return;
+        };
+        let (from, address) = (l.peer, l.address);
+        let initial = self.initial_credit(now, from, address);
+        if self.circuits.contains_key(&circuit) {
+            return;
+        }
+        self.circuits.insert(
+            circuit,
+            Circuit::new((link, id), from, self.config.tariff, initial, now),
+        );
+        self.by_prev.insert((link, id), circuit);
+        if initial > 0 {
+            self.out.push_now(Output::Grant {
+                circuit,
+                bytes: initial,
+            });
+            self.report(Report::InitialCredit { bytes: initial });
+        }
+    }
+
+    /// From the bucket of the client's address, or of the relay neighbour [2.24].
+    fn initial_credit(&mut self, now: UnixMillis, from: Option<PeerId>, address: Option<AddressKey>) -> u64 {
+        let c = &self.config;
+        let (bucket, size, refill) = match (from, address) {
+            (Some(peer), _) => {
+                let size = c.neighbour_refill.saturating_mul(64).max(c.initial_credit);
+                let bucket = self
+                    .neighbours
+                    .entry(peer)
+                    .or_insert_with(|| ByteBucket::full(size, now));
+                (bucket, size, c.neighbour_refill)
+            }
+            (None, Some(address)) => {
+                let bucket = self
+                    .addresses
+                    .entry(address)
+                    .or_insert_with(|| ByteBucket::full(c.address_bucket, now));
+                (bucket, c.address_bucket, c.address_refill)
+            }
+            // A client whose address is not known draws on nothing.
+            (None, None) => return 0,
+        };
+        bucket.take(c.initial_credit, size, refill, now)
+    }
+
+    fn forget_full_buckets(&mut self, now: UnixMillis) {
+        const ENOUGH: usize = 4_096;
+        let (size, refill) = (self.config.address_bucket, self.config.address_refill);
+        if self.addresses.len() > ENOUGH && self.addresses.len().is_power_of_two() {
+            self.addresses.retain(|_, b| !b.is_full(size, refill, now));
+        }
+        let refill = self.config.neighbour_refill;
+        let size = refill.saturating_mul(64).max(self.config.initial_credit);
+        if self.neighbours.len() > ENOUGH && self.neighbours.len().is_power_of_two() {
+            self.neighbours.retain(|_, b| !b.is_full(size, refill, now));
+        }
+    }
+
+    fn circuit_closed(&mut self, circuit: CircuitId, metered: u64) {
+        let Some(mut c) = self.circuits.remove(&circuit) else {
+            return;
+        };
+        self.by_prev.remove(&c.prev);
+        c.meter(metered);
+        if !c.in_journal {
+            return;
+        }
+        if c.from.is_none() {
+            self.return_to_client(circuit, &mut c);
+        }
+        self.fact(NodeFact::CircuitEnded { circuit });
+    }
+
+    fn credit_low(&mut self, circuit: CircuitId, metered: u64) {
+        if let Some(c) = self.circuits.get_mut(&circuit) {
+            c.meter(metered);
+            self.check_listen(circuit);
+        }
+    }
+
+    /// A protocol error on a circuit: it alone is closed.
+    fn destroy(&mut self, circuit: CircuitId) {
+        if let Some(c) = self.circuits.get_mut(&circuit)
+            && !c.dead
+        {
+            c.dead = true;
+            self.out.push_now(Output::Destroy { circuit });
+            self.report(Report::ProtocolError);
+        }
+    }
+
+    /// A protocol error of a neighbour: the link is closed.
+    fn close_link(&mut self, link: LinkId) {
+        if let Some(l) = self.links.get_mut(&link)
+            && !l.dead
+        {
+            l.dead = true;
+            self.out.push_now(Output::CloseLink { link });
+            self.report(Report::ProtocolError);
+        }
+    }
+
+    fn answer(&mut self, circuit: CircuitId, answer: &obol_cell::ToOrigin) {
+        self.answer_bytes(circuit, answer.encode());
+    }
+
+    fn answer_bytes(&mut self, circuit: CircuitId, body: Vec<u8>) {
+        if self.circuits.get(&circuit).is_some_and(|c| !c.dead) {
+            self.out.push(Output::Answer { circuit, body });
+        }
+    }
+
+    fn send_link(&mut self, link: LinkId, message: &obol_cell::LinkMessage) {
+        if self.links.get(&link).is_some_and(|l| l.obol && !l.dead) {
+            self.out.push(Output::SendLink {
+                link,
+                body: message.encode(),
+            });
+        }
     }
 }

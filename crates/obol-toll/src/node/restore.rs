@@ -1,0 +1,261 @@
+//! Facts back into state, and state into facts.
+
+use super::{Node, Totals};
+use crate::defects::{self, Defect};
+use crate::escrow::incoming::{Incoming, Phase, StoredClaim};
+use crate::escrow::outgoing::Outgoing;
+use crate::fact::{NodeFact, OutFact, Owner};
+use crate::holdings::Holdings;
+use crate::ids::CircuitId;
+use crate::keys::{PayeeKeys, PayerKeys};
+use crate::series::Series;
+use obol_cell::Stroops;
+use std::collections::HashMap;
+
+/// What is held for circuits that did not end.
+type Held = HashMap<CircuitId, Holdings>;
+
+impl<K: PayeeKeys + PayerKeys> Node<K> {
+    pub(super) fn replay(&mut self, facts: impl IntoIterator<Item = NodeFact>) {
+        let mut held = Held::new();
+        for fact in facts {
+            self.replay_one(fact, &mut held);
+        }
+        // The circuits of the last run are over, whether or not it could say so.
+        self.end_all(&mut held);
+    }
+
+    /// Circuits do not outlive their process. What was held for a client's is its balance again; a relay's stays here.
+    fn end_all(&mut self, held: &mut Held) {
+        for (_, mut holdings) in held.drain() {
+            for (escrow, amount) in holdings.drain() {
+                if let Some(i) = self.incoming.get_mut(&escrow)
+                    && i.owner == Owner::Client
+                    && !defects::on(Defect::ForgetHeld)
+                {
+                    i.give_back(amount);
+                    self.totals.held = self.totals.held.saturating_sub(amount);
+                }
+            }
+        }
+    }
+
+    fn replay_one(&mut self, fact: NodeFact, held: &mut Held) {
+        let add = |to: &mut Stroops, amount: Stroops| *to = to.checked_add(amount).unwrap_or(Stroops::MAX);
+        match fact {
+            NodeFact::Restarted => self.end_all(held),
+            NodeFact::Believed {
+                escrow,
+                owner,
+                balance,
+                margin,
+            } => {
+                self.incoming
+                    .insert(escrow.id(), Incoming::new(escrow, owner, balance, margin));
+            }
+            NodeFact::Claim {
+                escrow,
+                k,
+                cumulative,
+                signature,
+            } => {
+                if let Some(i) = self.incoming.get_mut(&escrow) {
+                    let rise = i.store(StoredClaim {
+                        k,
+                        cumulative,
+                        signature,
+                    });
+                    add(&mut self.totals.claimed, rise);
+                }
+            }
+            NodeFact::Allocated {
+                escrow,
+                circuit,
+                amount,
+                ..
+            } => {
+                if let Some(i) = self.incoming.get_mut(&escrow) {
+                    i.allocate(amount);
+                }
+                held.entry(circuit).or_default().put(escrow, amount);
+                add(&mut self.totals.held, amount);
+            }
+            NodeFact::Spent {
+                circuit,
+                earned,
+                forwarded,
+                ..
+            } => {
+                let total = earned.checked_add(forwarded).unwrap_or(Stroops::MAX);
+                if let Some(holdings) = held.get_mut(&circuit) {
+                    holdings.take(total);
+                }
+                self.totals.held = self.totals.held.saturating_sub(total);
+                add(&mut self.totals.earned, earned);
+            }
+            NodeFact::Returned {
+                escrow,
+                circuit,
+                amount,
+            } => {
+                if let Some(i) = self.incoming.get_mut(&escrow) {
+                    i.give_back(amount);
+                }
+                // First what was held, then what was bought and not used.
+                let from_held = held
+                    .get_mut(&circuit)
+                    .map_or(Stroops::ZERO, |h| h.take_of(escrow, amount));
+                self.totals.held = self.totals.held.saturating_sub(from_held);
+                let from_earned = amount.saturating_sub(from_held);
+                self.totals.earned = self.totals.earned.saturating_sub(from_earned);
+            }
+            NodeFact::CircuitEnded { circuit } => {
+                held.remove(&circuit);
+            }
+            NodeFact::InClosing { escrow } => self.phase(escrow, Phase::Closing),
+            NodeFact::Flushing { escrow, k } => self.phase(escrow, Phase::Flushing { k }),
+            NodeFact::FlushFailed { escrow, k } => self.phase(escrow, Phase::FlushFailed { k }),
+            NodeFact::Settled { escrow, .. } => self.phase(escrow, Phase::Settled),
+            NodeFact::IncomingState {
+                escrow,
+                newest_k,
+                seen,
+                allocated,
+            } => {
+                if let Some(i) = self.incoming.get_mut(&escrow) {
+                    i.series = Series::from_bytes(newest_k, &seen);
+                    i.allocated = allocated;
+                }
+            }
+            NodeFact::Totals {
+                claimed,
+                signed,
+                held,
+                earned,
+            } => {
+                self.totals = Totals {
+                    claimed,
+                    signed,
+                    held,
+                    earned,
+                };
+            }
+            NodeFact::Out(out) => self.replay_out(&out),
+        }
+    }
+
+    fn phase(&mut self, escrow: obol_cell::EscrowId, phase: Phase) {
+        if let Some(i) = self.incoming.get_mut(&escrow) {
+            i.phase = phase;
+        }
+    }
+
+    fn replay_out(&mut self, fact: &OutFact) {
+        let escrow = match fact {
+            OutFact::Accepted { escrow, payee, .. } => {
+                if let Some(outgoing) = Outgoing::accepted(fact) {
+                    self.outgoing.insert(escrow.id(), outgoing);
+                    self.by_payee.entry(*payee).or_default().push(escrow.id());
+                }
+                return;
+            }
+            OutFact::Abandoned { escrow } => {
+                if let Some(o) = self.outgoing.remove(escrow)
+                    && let Some(escrows) = self.by_payee.get_mut(&o.payee)
+                {
+                    escrows.retain(|e| e != escrow);
+                }
+                return;
+            }
+            OutFact::Opened { escrow, .. }
+            | OutFact::Signed { escrow, .. }
+            | OutFact::Closing { escrow }
+            | OutFact::Ended { escrow, .. } => escrow,
+        };
+        if let Some(o) = self.outgoing.get_mut(escrow) {
+            let before = o.cumulative;
+            o.apply(fact);
+            let rise = o.cumulative.saturating_sub(before);
+            self.totals.signed = self.totals.signed.checked_add(rise).unwrap_or(Stroops::MAX);
+        }
+    }
+
+    /// Facts that restore the present state, to replace all of the journal's by when it is compacted; `None` while facts are
+    /// on their way to the journal.
+    pub fn snapshot(&self) -> Option<Vec<NodeFact>> {
+        if !self.out.is_settled() {
+            return None;
+        }
+        let mut facts = Vec::new();
+        let mut live = HashMap::new();
+        let mut live_held = Stroops::ZERO;
+        for (circuit, c) in &self.circuits {
+            for (escrow, amount) in c.held.iter() {
+                let sum: &mut Stroops = live.entry(escrow).or_default();
+                *sum = sum.checked_add(amount).unwrap_or(Stroops::MAX);
+                live_held = live_held.checked_add(amount).unwrap_or(Stroops::MAX);
+                facts.push(NodeFact::Allocated {
+                    escrow,
+                    circuit: *circuit,
+                    n: c.payment.n,
+                    amount,
+                });
+            }
+        }
+        let mut first = Vec::with_capacity(self.incoming.len() * 3);
+        for (id, i) in &self.incoming {
+            first.push(NodeFact::Believed {
+                escrow: i.escrow,
+                owner: i.owner,
+                balance: i.balance,
+                margin: i.margin,
+            });
+            if let Some(StoredClaim {
+                k,
+                cumulative,
+                signature,
+            }) = i.newest
+            {
+                first.push(NodeFact::Claim {
+                    escrow: *id,
+                    k,
+                    cumulative,
+                    signature,
+                });
+            }
+            // What is held for live circuits is stated on its own, after this.
+            let held = live.get(id).copied().unwrap_or(Stroops::ZERO);
+            first.push(NodeFact::IncomingState {
+                escrow: *id,
+                newest_k: i.series.newest(),
+                seen: i.series.to_bytes(),
+                allocated: i.allocated.saturating_sub(held),
+            });
+            match i.phase {
+                Phase::Open => {}
+                Phase::Closing => first.push(NodeFact::InClosing { escrow: *id }),
+                Phase::Flushing { k } => first.push(NodeFact::Flushing { escrow: *id, k }),
+                Phase::FlushFailed { k } => first.push(NodeFact::FlushFailed { escrow: *id, k }),
+                Phase::Settled => first.push(NodeFact::Settled {
+                    escrow: *id,
+                    amount: i.cumulative(),
+                }),
+            }
+        }
+        first.extend(self.outgoing.values().flat_map(Outgoing::facts).map(NodeFact::Out));
+        let Totals {
+            claimed,
+            signed,
+            held,
+            earned,
+        } = self.totals;
+        first.push(NodeFact::Totals {
+            claimed,
+            signed,
+            held: held.saturating_sub(live_held),
+            earned,
+        });
+        first.append(&mut facts);
+        Some(first)
+    }
+}
