@@ -98,7 +98,7 @@ pub(crate) fn account_to_xdr(account: &AccountId) -> xdr::AccountId {
     xdr::AccountId(xdr::PublicKey::PublicKeyTypeEd25519(xdr::Uint256(account.0)))
 }
 
-pub(crate) fn account_from_xdr(account: &xdr::AccountId) -> AccountId {
+fn account_from_xdr(account: &xdr::AccountId) -> AccountId {
     let xdr::AccountId(xdr::PublicKey::PublicKeyTypeEd25519(xdr::Uint256(key))) = account;
     AccountId(*key)
 }

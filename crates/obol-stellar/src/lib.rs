@@ -5,9 +5,11 @@ pub mod asset;
 pub mod check;
 pub mod escrow;
 pub mod key;
+pub mod keys;
 pub mod network;
 pub mod outbox;
 pub mod rail;
+pub mod settle;
 pub mod tx;
 
 pub use key::Keypair;
@@ -15,3 +17,4 @@ pub use network::Network;
 pub use outbox::{MemoryOutbox, Outbox};
 pub use rail::connect::{Connect, Tcp};
 pub use rail::{Rail, RailConfig};
+pub use settle::Settler;

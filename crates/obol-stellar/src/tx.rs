@@ -4,7 +4,7 @@ use ed25519_dalek::{Signature as DalekSignature, VerifyingKey};
 use obol_cell::{AccountId, Asset, NetworkId, Signature, Stroops};
 use stellar_xdr::{self as xdr, Limits, ReadXdr as _, WriteXdr as _};
 
-use crate::asset::{NotAnAsset, account_from_xdr, account_to_xdr, asset_to_xdr, muxed};
+use crate::asset::{NotAnAsset, account_to_xdr, asset_to_xdr, muxed};
 use crate::key::Keypair;
 
 /// What an envelope from elsewhere may be at most: 100 operations need less than half of this.
@@ -345,6 +345,35 @@ impl SignedTx {
         })
     }
 
+    /// How many operations it has, and a fee bump's wrapping counts as one more: what fees are counted by.
+    pub fn operations(&self) -> u32 {
+        let (operations, wrapping) = match &self.envelope {
+            xdr::TransactionEnvelope::Tx(e) => (e.tx.operations.len(), 0),
+            xdr::TransactionEnvelope::TxFeeBump(bump) => {
+                let xdr::FeeBumpTransactionInnerTx::Tx(inner) = &bump.tx.inner_tx;
+                (inner.tx.operations.len(), 1)
+            }
+            xdr::TransactionEnvelope::TxV0(e) => (e.tx.operations.len(), 0),
+        };
+        operations as u32 + wrapping
+    }
+
+    /// The amount of its first payment, if it has any: what a flush settles.
+    pub fn first_payment(&self) -> Option<Stroops> {
+        let operations = match &self.envelope {
+            xdr::TransactionEnvelope::Tx(e) => &e.tx.operations,
+            xdr::TransactionEnvelope::TxFeeBump(bump) => {
+                let xdr::FeeBumpTransactionInnerTx::Tx(inner) = &bump.tx.inner_tx;
+                &inner.tx.operations
+            }
+            xdr::TransactionEnvelope::TxV0(e) => &e.tx.operations,
+        };
+        operations.iter().find_map(|op| match &op.body {
+            xdr::OperationBody::Payment(p) => Stroops::new(p.amount).ok(),
+            _ => None,
+        })
+    }
+
     /// Source and sequence number of the transaction that moves a sequence number: of the inner one in a fee bump.
     pub fn sequence(&self) -> (AccountId, i64) {
         let tx = match &self.envelope {
@@ -386,24 +415,6 @@ pub(crate) fn signed_by(by: &AccountId, hash: &TxHash, signature: &Signature) ->
     VerifyingKey::from_bytes(&by.0)
         .and_then(|key| key.verify_strict(&hash.0, &DalekSignature::from_bytes(&signature.0)))
         .is_ok()
-}
-
-/// The accounts that an envelope's operations pay to and merge into; for checks before a payment (SEP-29).
-pub fn destinations(tx: &Tx) -> Vec<AccountId> {
-    let plain = |account: &xdr::MuxedAccount| match account {
-        xdr::MuxedAccount::Ed25519(key) => AccountId(key.0),
-        xdr::MuxedAccount::MuxedEd25519(m) => AccountId(m.ed25519.0),
-    };
-    tx.inner
-        .operations
-        .iter()
-        .filter_map(|op| match &op.body {
-            xdr::OperationBody::Payment(p) => Some(plain(&p.destination)),
-            xdr::OperationBody::AccountMerge(m) => Some(plain(m)),
-            xdr::OperationBody::CreateAccount(c) => Some(account_from_xdr(&c.destination)),
-            _ => None,
-        })
-        .collect()
 }
 
 /// A transaction that cannot be put together, signed or read.

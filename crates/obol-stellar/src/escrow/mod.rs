@@ -23,7 +23,7 @@ mod transactions;
 
 pub use claims::{ClaimHasher, ClaimVerifier};
 pub use secret::{EscrowSecret, PayerSecret};
-pub use transactions::{ClaimError, Opening};
+pub use transactions::{ClaimError, MAX_OPENINGS, Opening};
 
 use obol_cell::{AccountId, EscrowTerms};
 use stellar_xdr as xdr;

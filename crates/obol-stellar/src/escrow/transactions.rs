@@ -18,6 +18,8 @@ pub struct Opening<'a> {
     pub key: &'a Keypair,
     /// What is paid in.
     pub deposit: Stroops,
+    /// r's signature on the refund: without it nothing is paid in.
+    pub refund: Signature,
 }
 
 /// Most escrows that one transaction can open: 20 signatures, one of them the funder's.
@@ -28,7 +30,7 @@ impl Escrow {
     /// four base reserves that it needs. `sequence` is the funder's next, `fee` the whole bid in stroops of lumens.
     ///
     /// # Errors
-    /// When there are more than [`MAX_OPENINGS`], or none, or a key is not its escrow's.
+    /// When there are more than [`MAX_OPENINGS`], or none, or a key is not its escrow's, or a refund is not signed.
     pub fn open(
         funder: &Keypair,
         sequence: i64,
@@ -47,6 +49,11 @@ impl Escrow {
             let e = opening.escrow.account();
             if opening.key.account() != e || opening.escrow.terms.network != network {
                 return Err(TxError::BadSignature { by: e });
+            }
+            if !opening.escrow.refund_is_signed(&opening.refund) {
+                return Err(TxError::BadSignature {
+                    by: opening.escrow.signer,
+                });
             }
             let asset = opening.escrow.terms.asset;
             operations.extend([

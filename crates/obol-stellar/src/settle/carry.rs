@@ -1,0 +1,506 @@
+//! One transaction's way to the ledger: recorded, submitted, looked for until its fate is known.
+
+use obol_cell::{AccountId, Stroops};
+use tokio::time::Instant;
+
+use super::{Settler, Turn};
+use crate::key::Keypair;
+use crate::outbox::{Bound, OutboxError, Outcome, Purpose, Submission};
+use crate::rail::{LedgerHead, RailError, ResultCodes, Sighting, SubmitError, TxRecord};
+use crate::tx::{SignedTx, TxError, TxHash};
+
+/// How often one call makes a new transaction after the one before died or offered too little.
+const ATTEMPTS: u32 = 6;
+/// Servers behind one name may be at different ledgers: a bound has passed when these are behind it too.
+const LEDGERS_OF_GRACE: u32 = 2;
+const SECONDS_OF_GRACE: u64 = 15;
+/// What replaces a transaction that waits for its ledger has to offer so many times as much.
+const REPLACE_FACTOR: i64 = 10;
+
+/// A transaction did not get through, or nobody knows yet. The same call may be made again in every case.
+#[derive(Debug, thiserror::Error)]
+pub enum CarryError {
+    /// The ledger could not be asked.
+    #[error(transparent)]
+    Rail(#[from] RailError),
+    /// It could not be recorded, and so was not submitted.
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    /// It cannot be built.
+    #[error(transparent)]
+    Tx(#[from] TxError),
+    /// Nobody knows yet what became of it. It is recorded; look again later.
+    #[error("nobody knows yet what became of transaction {hash}")]
+    Pending {
+        /// The transaction.
+        hash: TxHash,
+    },
+    /// The ledger does not take it as it is; nothing was paid.
+    #[error("the ledger does not take the transaction: {codes}")]
+    Rejected {
+        /// Why.
+        codes: ResultCodes,
+    },
+    /// It is in a ledger and failed; the fee is paid.
+    #[error("the transaction failed in ledger {ledger}: {codes}")]
+    Failed {
+        /// The ledger.
+        ledger: u32,
+        /// Why.
+        codes: ResultCodes,
+    },
+    /// Its time ran out again and again before a ledger took it.
+    #[error("no ledger took the transaction in time")]
+    Expired,
+    /// There is no such account to send it from.
+    #[error("account {account:?} is not on the ledger")]
+    NoAccount {
+        /// The account.
+        account: AccountId,
+    },
+}
+
+/// What is known about a recorded submission.
+#[derive(Debug)]
+pub(super) enum Fate {
+    Applied(TxRecord),
+    Failed(TxRecord),
+    Dead,
+    Alive { head: LedgerHead },
+}
+
+/// A transaction, and what the outbox needs to know of it.
+pub(super) struct Draft {
+    pub(super) tx: SignedTx,
+    pub(super) bound: Bound,
+    pub(super) fee: Stroops,
+}
+
+/// What a transaction is built on.
+pub(super) struct Ground {
+    pub(super) head: LedgerHead,
+    /// The source's next sequence number.
+    pub(super) sequence: i64,
+    /// The bid for each operation, stroops.
+    pub(super) fee_per_operation: u32,
+    /// The time bound to set, where there is no other.
+    pub(super) until_time: u64,
+}
+
+impl Settler {
+    /// Carries a transaction of `source` for `purpose` to a ledger: an earlier one that is still alive, or a new one
+    /// that `build` makes.
+    pub(super) async fn carry(
+        &self,
+        purpose: Purpose,
+        source: AccountId,
+        build: impl Fn(&Ground) -> Result<Draft, CarryError> + Send,
+    ) -> Result<TxRecord, CarryError> {
+        let _purpose = self.turn(Turn::Purpose(purpose)).await;
+        let _source = self.turn(Turn::Source(source)).await;
+        if let Some(record) = self.earlier(purpose).await? {
+            return Ok(record);
+        }
+        let mut raise = 1u32;
+        let mut expired = false;
+        for _ in 0..ATTEMPTS {
+            let head = self.rail.latest_ledger().await?;
+            let account = self
+                .rail
+                .account(source)
+                .await?
+                .ok_or(CarryError::NoAccount { account: source })?;
+            let draft = build(&Ground {
+                head,
+                sequence: account.sequence.saturating_add(1),
+                fee_per_operation: self.bid(&head).await.saturating_mul(raise),
+                until_time: head.close_time.saturating_add(self.policy.valid_for),
+            })?;
+            let submission = self.record(purpose, &draft).await?;
+            match self.deliver(&draft.tx, &submission).await? {
+                Delivered::Applied(record) => return Ok(record),
+                Delivered::Failed(record) => {
+                    return Err(CarryError::Failed {
+                        ledger: record.ledger,
+                        codes: record.codes,
+                    });
+                }
+                // Its sequence number went to another transaction of the account, or its time ran out: make a new one.
+                Delivered::Dead => expired = true,
+                Delivered::Rejected(codes) if codes.is("tx_insufficient_fee") => raise = raise.saturating_mul(10),
+                Delivered::Rejected(codes) => return Err(CarryError::Rejected { codes }),
+                Delivered::Alive => {
+                    return Err(CarryError::Pending { hash: submission.hash });
+                }
+            }
+        }
+        if expired {
+            return Err(CarryError::Expired);
+        }
+        Err(CarryError::Rejected {
+            codes: ResultCodes {
+                transaction: crate::rail::Code::new("tx_insufficient_fee"),
+                ..ResultCodes::default()
+            },
+        })
+    }
+
+    /// Carries `inner` (whose own fee is 0) wrapped in a fee bump of `payer`, with a fee that rises while no ledger takes
+    /// it. `None` when its sequence number was used by another transaction: then only the source's account can tell.
+    pub(super) async fn carry_bumped(
+        &self,
+        purpose: Purpose,
+        inner: &SignedTx,
+        payer: &Keypair,
+    ) -> Result<Option<TxRecord>, CarryError> {
+        let head = self.rail.latest_ledger().await?;
+        let mut fee = self.bump_fee(&head, inner).await;
+        loop {
+            let tx = inner.bumped(self.network.id(), payer, fee)?;
+            let draft = Draft {
+                tx,
+                bound: Bound::default(),
+                fee,
+            };
+            let submission = self.record(purpose, &draft).await?;
+            let raised = self.raised(fee);
+            match self.deliver_for(&draft.tx, &submission, raised.is_some()).await? {
+                Delivered::Applied(record) => return Ok(Some(record)),
+                Delivered::Failed(record) => {
+                    return Err(CarryError::Failed {
+                        ledger: record.ledger,
+                        codes: record.codes,
+                    });
+                }
+                Delivered::Dead => return Ok(None),
+                Delivered::Rejected(codes) if !codes.is("tx_insufficient_fee") => {
+                    return Err(CarryError::Rejected { codes });
+                }
+                Delivered::Rejected(codes) => match raised {
+                    Some(more) => fee = more,
+                    None => return Err(CarryError::Rejected { codes }),
+                },
+                Delivered::Alive => match raised {
+                    Some(more) => fee = more,
+                    None => {
+                        return Err(CarryError::Pending { hash: submission.hash });
+                    }
+                },
+            }
+        }
+    }
+
+    /// The first fee of a bump: as transactions pay lately, for one operation more than it wraps.
+    pub(super) async fn bump_fee(&self, head: &LedgerHead, inner: &SignedTx) -> Stroops {
+        let operations = i64::from(inner.operations()) + 1;
+        let fee = operations.saturating_mul(i64::from(self.bid(head).await));
+        Stroops::new(fee.min(self.policy.highest_fee)).unwrap_or(Stroops::ZERO)
+    }
+
+    fn raised(&self, fee: Stroops) -> Option<Stroops> {
+        let more = fee.get().checked_mul(REPLACE_FACTOR)?;
+        (more <= self.policy.highest_fee).then_some(Stroops::new(more).ok()?)
+    }
+
+    /// What to bid for an operation. Only what a ledger's auction asks is charged, so a bid may be generous.
+    pub(super) async fn bid(&self, head: &LedgerHead) -> u32 {
+        let recent = match self.rail.fee_stats().await {
+            Ok(stats) => stats.p90_charged.max(stats.base_fee),
+            // No reason to stop: the least is always a bid, and it is raised when it does not do.
+            Err(_) => 0,
+        };
+        recent.max(head.base_fee)
+    }
+
+    /// What an earlier call for this purpose achieved. Those that are still alive are submitted once more first.
+    pub(super) async fn earlier(&self, purpose: Purpose) -> Result<Option<TxRecord>, CarryError> {
+        let mut failed = None;
+        for submission in self.pending_for(purpose).await? {
+            let mut fate = self.fate(&submission).await?;
+            if let Fate::Alive { .. } = fate {
+                if let Ok(tx) = SignedTx::from_bytes(self.network.id(), &submission.envelope) {
+                    // Whatever comes back, only a look at the ledger counts.
+                    let _ = self.rail.submit(&tx).await;
+                    fate = self.fate(&submission).await?;
+                }
+            }
+            match fate {
+                Fate::Applied(record) => return Ok(Some(record)),
+                Fate::Failed(record) => failed = Some(record),
+                Fate::Dead | Fate::Alive { .. } => {}
+            }
+        }
+        match failed {
+            Some(record) => Err(CarryError::Failed {
+                ledger: record.ledger,
+                codes: record.codes,
+            }),
+            None => Ok(None),
+        }
+    }
+
+    pub(super) async fn pending_for(&self, purpose: Purpose) -> Result<Vec<Submission>, CarryError> {
+        let mut pending = self.outbox.pending().await?;
+        pending.retain(|s| s.purpose == purpose);
+        Ok(pending)
+    }
+
+    /// Looks what became of everything that is pending, and submits once more what is still alive. For the start of a
+    /// process, and now and then.
+    ///
+    /// # Errors
+    /// When the ledger cannot be asked or the outbox fails.
+    pub async fn resume(&self) -> Result<Resumed, CarryError> {
+        let mut resumed = Resumed::default();
+        for submission in self.outbox.pending().await? {
+            let mut fate = self.fate(&submission).await?;
+            if let Fate::Alive { .. } = fate {
+                if let Ok(tx) = SignedTx::from_bytes(self.network.id(), &submission.envelope) {
+                    let _ = self.rail.submit(&tx).await;
+                    fate = self.fate(&submission).await?;
+                }
+            }
+            match fate {
+                Fate::Applied(_) => resumed.applied += 1,
+                Fate::Failed(_) => resumed.failed += 1,
+                Fate::Dead => resumed.dead += 1,
+                Fate::Alive { .. } => resumed.alive += 1,
+            }
+        }
+        Ok(resumed)
+    }
+
+    async fn record(&self, purpose: Purpose, draft: &Draft) -> Result<Submission, CarryError> {
+        let (source, sequence) = draft.tx.sequence();
+        let submission = Submission {
+            hash: draft.tx.hash(),
+            inner_hash: draft.tx.inner_hash(),
+            envelope: draft.tx.to_bytes()?,
+            purpose,
+            source,
+            sequence,
+            bound: draft.bound,
+            fee: draft.fee,
+        };
+        self.outbox.record(&submission).await?;
+        Ok(submission)
+    }
+
+    async fn deliver(&self, tx: &SignedTx, submission: &Submission) -> Result<Delivered, CarryError> {
+        self.deliver_for(tx, submission, false).await
+    }
+
+    /// Submits, and looks until the fate is known or patience ends; with `impatient`, only for as many ledgers as a fee
+    /// bump waits before it is raised.
+    async fn deliver_for(
+        &self,
+        tx: &SignedTx,
+        submission: &Submission,
+        impatient: bool,
+    ) -> Result<Delivered, CarryError> {
+        let started = Instant::now();
+        let mut first_seen: Option<u32> = None;
+        let mut submit = true;
+        loop {
+            let answer = if submit { Some(self.rail.submit(tx).await) } else { None };
+            // Submitted again from time to time: a server's queue may have dropped it.
+            submit = !submit;
+            let rejected = match answer {
+                Some(Err(SubmitError::Tx(error))) => return Err(error.into()),
+                Some(Err(SubmitError::Rejected { codes })) => Some(codes),
+                Some(Err(error)) => {
+                    tracing::debug!(hash = %tx.hash(), %error, "a submission has no answer yet");
+                    None
+                }
+                Some(Ok(_)) | None => None,
+            };
+            // The answer itself decides nothing: the ledger does.
+            match self.fate(submission).await {
+                Ok(Fate::Applied(record)) => return Ok(Delivered::Applied(record)),
+                Ok(Fate::Failed(record)) => return Ok(Delivered::Failed(record)),
+                Ok(Fate::Dead) => return Ok(Delivered::Dead),
+                Ok(Fate::Alive { head }) => {
+                    if let Some(codes) = rejected {
+                        return Ok(Delivered::Rejected(codes));
+                    }
+                    let since = *first_seen.get_or_insert(head.sequence);
+                    if impatient && head.sequence.saturating_sub(since) >= self.policy.bump_after {
+                        return Ok(Delivered::Alive);
+                    }
+                }
+                Err(CarryError::Rail(error)) => {
+                    tracing::debug!(hash = %tx.hash(), %error, "the ledger cannot be asked about a submission");
+                }
+                Err(other) => return Err(other),
+            }
+            if started.elapsed() >= self.policy.patience {
+                return Ok(Delivered::Alive);
+            }
+            tokio::time::sleep(self.policy.poll).await;
+        }
+    }
+
+    /// Looks what became of a submission, and records it if that is final.
+    pub(super) async fn fate(&self, submission: &Submission) -> Result<Fate, CarryError> {
+        let sighting = self
+            .rail
+            .look(submission.hash, submission.inner_hash, submission.source)
+            .await?;
+        let fate = judge(submission, sighting);
+        let outcome = match &fate {
+            Fate::Alive { .. } => return Ok(fate),
+            Fate::Applied(record) => Outcome::Applied {
+                ledger: record.ledger,
+                fee_charged: record.fee_charged,
+            },
+            Fate::Failed(record) => Outcome::Failed {
+                ledger: record.ledger,
+                fee_charged: record.fee_charged,
+                codes: record.codes.clone(),
+            },
+            Fate::Dead => Outcome::Dead,
+        };
+        self.outbox.resolve(submission.hash, &outcome).await?;
+        Ok(fate)
+    }
+}
+
+/// How many pending submissions ended how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Resumed {
+    /// In a ledger, and did what they say.
+    pub applied: usize,
+    /// In a ledger, and failed.
+    pub failed: usize,
+    /// Never will be in a ledger.
+    pub dead: usize,
+    /// Nobody knows yet.
+    pub alive: usize,
+}
+
+#[derive(Debug)]
+enum Delivered {
+    Applied(TxRecord),
+    Failed(TxRecord),
+    Dead,
+    Rejected(ResultCodes),
+    Alive,
+}
+
+/// What a sighting says about a submission.
+fn judge(submission: &Submission, sighting: Sighting) -> Fate {
+    let Sighting { head, source, record } = sighting;
+    if let Some(record) = record {
+        return if record.successful {
+            Fate::Applied(record)
+        } else {
+            Fate::Failed(record)
+        };
+    }
+    let Bound {
+        until_time,
+        before_ledger,
+    } = submission.bound;
+    let too_late = until_time != 0 && head.close_time > until_time.saturating_add(SECONDS_OF_GRACE)
+        || before_ledger != 0 && head.sequence >= before_ledger.saturating_add(LEDGERS_OF_GRACE);
+    // An account that is gone comes back, if at all, with a higher sequence number.
+    let used = source.is_none_or(|account| account.sequence >= submission.sequence);
+    if too_late || used {
+        Fate::Dead
+    } else {
+        Fate::Alive { head }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rail::{AccountState, Holding, IssuerFlags};
+
+    fn submission(until_time: u64, before_ledger: u32) -> Submission {
+        Submission {
+            hash: TxHash([1; 32]),
+            inner_hash: None,
+            envelope: Vec::new(),
+            purpose: Purpose::Wallet([0; 32]),
+            source: AccountId([2; 32]),
+            sequence: 8,
+            bound: Bound {
+                until_time,
+                before_ledger,
+            },
+            fee: Stroops::ZERO,
+        }
+    }
+
+    fn sighting(sequence: u32, close_time: u64, used: i64) -> Sighting {
+        let nothing = Holding {
+            balance: Stroops::ZERO,
+            buying: Stroops::ZERO,
+            selling: Stroops::ZERO,
+        };
+        Sighting {
+            head: LedgerHead {
+                sequence,
+                close_time,
+                base_fee: 100,
+                base_reserve: 5_000_000,
+            },
+            source: Some(AccountState {
+                id: AccountId([2; 32]),
+                as_of: sequence,
+                sequence: used,
+                lumens: nothing,
+                subentries: 0,
+                sponsoring: 0,
+                sponsored: 0,
+                thresholds: [0; 3],
+                signers: Vec::new(),
+                flags: IssuerFlags::default(),
+                lines: Vec::new(),
+                memo_required: false,
+            }),
+            record: None,
+        }
+    }
+
+    #[test]
+    fn a_submission_is_alive_until_its_bound_has_passed_or_its_sequence_is_used() {
+        let alive = |fate| matches!(fate, Fate::Alive { .. });
+        let dead = |fate| matches!(fate, Fate::Dead);
+        assert!(alive(judge(&submission(0, 0), sighting(1_000_000, 1 << 40, 7))));
+        assert!(alive(judge(&submission(1000, 0), sighting(9, 1000, 7))));
+        assert!(alive(judge(&submission(1000, 0), sighting(9, 1015, 7))));
+        assert!(dead(judge(&submission(1000, 0), sighting(9, 1016, 7))));
+        assert!(alive(judge(&submission(0, 50), sighting(50, 0, 7))));
+        assert!(dead(judge(&submission(0, 50), sighting(52, 0, 7))));
+        assert!(dead(judge(&submission(0, 0), sighting(9, 1000, 8))));
+        let gone = Sighting {
+            source: None,
+            ..sighting(9, 1000, 0)
+        };
+        assert!(dead(judge(&submission(0, 0), gone)));
+    }
+
+    #[test]
+    fn a_ledger_that_has_the_transaction_decides_whatever_the_bound_says() {
+        for successful in [true, false] {
+            let record = TxRecord {
+                hash: TxHash([1; 32]),
+                ledger: 9,
+                successful,
+                fee_charged: Stroops::ZERO,
+                codes: ResultCodes::default(),
+            };
+            let seen = Sighting {
+                record: Some(record.clone()),
+                ..sighting(99, 1 << 40, 8)
+            };
+            match judge(&submission(1, 1), seen) {
+                Fate::Applied(found) => assert!(successful && found == record),
+                Fate::Failed(found) => assert!(!successful && found == record),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
