@@ -1,0 +1,203 @@
+//! The directory documents that we hold, byte for byte as their signers wrote them, and the answers made from them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use sha2::Digest as _;
+use tor_checkable::{SelfSigned as _, TimeBound as _};
+use tor_netdoc::doc::authcert::AuthCert;
+use tor_netdoc::doc::netstatus::{ConsensusFlavor, MdConsensus, PlainConsensus};
+
+use super::http::Encoding;
+
+/// SHA-1 of an RSA identity key.
+pub type RsaId = [u8; 20];
+
+/// One consensus document.
+#[derive(Debug, Clone)]
+pub struct Consensus {
+    /// The text, with its signatures.
+    pub text: Bytes,
+    /// When it starts to be valid.
+    pub valid_after: SystemTime,
+    /// Until when nothing newer is to be expected.
+    pub fresh_until: SystemTime,
+    /// When it stops to be valid.
+    pub valid_until: SystemTime,
+    /// Who signed it, by v3 identity.
+    pub signers: Vec<RsaId>,
+    /// SHA3-256 of its signed part: the name under which a client asks for a difference to it.
+    pub digest: [u8; 32],
+    /// Compressed forms, made when first asked for. Each client's fetch begins with a consensus.
+    compressed: Arc<[OnceLock<Bytes>; 3]>,
+}
+
+/// Why a text is not a consensus that we can serve.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAConsensus {
+    /// tor-netdoc does not parse it.
+    #[error("the text does not parse")]
+    Parse(#[from] tor_netdoc::Error),
+    /// It is not even text.
+    #[error("it is not UTF-8")]
+    NotText(#[from] std::str::Utf8Error),
+}
+
+impl Consensus {
+    /// Reads the few facts that serving needs out of a consensus. Checks **no signature**.
+    pub fn read(flavor: ConsensusFlavor, text: Bytes) -> Result<Consensus, NotAConsensus> {
+        let utf8 = std::str::from_utf8(&text)?;
+        let (signed, lifetime, signers) = match flavor {
+            ConsensusFlavor::Microdesc => {
+                let (signed, _, unchecked) = MdConsensus::parse(utf8)?;
+                let consensus = unchecked.dangerously_assume_timely();
+                (
+                    signed,
+                    consensus.peek_lifetime().clone(),
+                    consensus.signing_cert_ids().collect::<Vec<_>>(),
+                )
+            }
+            _ => {
+                let (signed, _, unchecked) = PlainConsensus::parse(utf8)?;
+                let consensus = unchecked.dangerously_assume_timely();
+                (
+                    signed,
+                    consensus.peek_lifetime().clone(),
+                    consensus.signing_cert_ids().collect::<Vec<_>>(),
+                )
+            }
+        };
+        Ok(Consensus {
+            valid_after: lifetime.valid_after(),
+            fresh_until: lifetime.fresh_until(),
+            valid_until: lifetime.valid_until(),
+            signers: signers.iter().map(|ids| ids.id_fingerprint.to_bytes()).collect(),
+            digest: tor_llcrypto::d::Sha3_256::digest(signed.as_bytes()).into(),
+            compressed: Arc::default(),
+            text,
+        })
+    }
+
+    /// The text in some encoding; compressed once, then kept.
+    pub fn encoded(&self, encoding: Encoding) -> std::io::Result<Bytes> {
+        let slot = match encoding {
+            Encoding::Identity => return Ok(self.text.clone()),
+            Encoding::Deflate => &self.compressed[0],
+            Encoding::Gzip => &self.compressed[1],
+            Encoding::Zstd => &self.compressed[2],
+        };
+        if let Some(done) = slot.get() {
+            return Ok(done.clone());
+        }
+        let done = Bytes::from(encoding.compress(std::slice::from_ref(&self.text))?);
+        Ok(slot.get_or_init(|| done).clone())
+    }
+}
+
+/// An authority's key certificate.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    /// The authority's identity.
+    pub identity: RsaId,
+    /// The signing key that it certifies.
+    pub signing_key: RsaId,
+    /// The text.
+    pub text: Bytes,
+    /// The parsed certificate; its signatures were checked.
+    pub parsed: AuthCert,
+    /// The time after which it must not be used.
+    pub expires: SystemTime,
+}
+
+impl Certificate {
+    /// Parses a certificate and checks its signatures and dates, but not whose it is.
+    pub fn read(text: Bytes, now: SystemTime) -> Option<Certificate> {
+        let utf8 = std::str::from_utf8(&text).ok()?;
+        let parsed = AuthCert::parse(utf8)
+            .ok()?
+            .check_signature()
+            .ok()?
+            .if_valid_at(&now)
+            .ok()?;
+        let ids = parsed.key_ids();
+        Some(Certificate {
+            identity: ids.id_fingerprint.to_bytes(),
+            signing_key: ids.sk_fingerprint.to_bytes(),
+            expires: parsed.expires(),
+            parsed,
+            text,
+        })
+    }
+}
+
+/// A server descriptor.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// SHA-1 of its signed part.
+    pub digest: [u8; 20],
+    /// The text.
+    pub text: Bytes,
+}
+
+impl Server {
+    /// Takes a descriptor that starts with `router ` and ends with its RSA signature.
+    pub fn new(text: Bytes) -> Server {
+        Server {
+            digest: descriptor_digest(&text),
+            text,
+        }
+    }
+}
+
+/// SHA-1 of a server descriptor's signed part, `router ` up to and with `router-signature` and its line feed.
+pub fn descriptor_digest(text: &[u8]) -> [u8; 20] {
+    const LAST: &[u8] = b"\nrouter-signature\n";
+    let end = text
+        .windows(LAST.len())
+        .position(|w| w == LAST)
+        .map_or(text.len(), |at| at + LAST.len());
+    sha1::Sha1::digest(&text[..end]).into()
+}
+
+/// All documents that are served, at one moment. Cheap to clone: texts are shared.
+#[derive(Debug, Clone, Default)]
+pub struct Documents {
+    /// The consensus of flavour `microdesc`.
+    pub microdesc: Option<Consensus>,
+    /// The consensus of flavour `ns`.
+    pub plain: Option<Consensus>,
+    /// The authorities' certificates.
+    pub certificates: Vec<Certificate>,
+    /// Microdescriptors, by SHA-256.
+    pub microdescriptors: HashMap<[u8; 32], Bytes>,
+    /// Server descriptors, by RSA identity.
+    pub servers: BTreeMap<RsaId, Server>,
+    /// Which of those is our own.
+    pub own: Option<RsaId>,
+}
+
+impl Documents {
+    /// Adds a microdescriptor under its digest.
+    pub fn add_microdescriptor(&mut self, text: Bytes) -> [u8; 32] {
+        let digest: [u8; 32] = sha2::Sha256::digest(&text).into();
+        self.microdescriptors.insert(digest, text);
+        digest
+    }
+
+    /// Adds or replaces an authority certificate.
+    pub fn add_certificate(&mut self, certificate: Certificate) {
+        self.certificates
+            .retain(|c| (c.identity, c.signing_key) != (certificate.identity, certificate.signing_key));
+        self.certificates.push(certificate);
+    }
+
+    /// The consensus of a flavour.
+    pub fn consensus(&self, flavor: ConsensusFlavor) -> Option<&Consensus> {
+        match flavor {
+            ConsensusFlavor::Microdesc => self.microdesc.as_ref(),
+            _ => self.plain.as_ref(),
+        }
+    }
+}

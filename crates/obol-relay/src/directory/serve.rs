@@ -1,0 +1,131 @@
+//! Serving directory requests on BEGIN_DIR streams (and any other byte stream).
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Semaphore, watch};
+use tracing::debug;
+
+use super::answer::answer;
+use super::documents::Documents;
+use super::http::{Limits, Response, read_request, write_response};
+
+/// What a client may send: C Tor's own limit for the head; bodies are for authorities and onion services only.
+const LIMITS: Limits = Limits {
+    head: 50_000,
+    body: 0,
+    patience: Duration::from_secs(60),
+};
+
+/// Requests that are served at one time. More of them get `503 Directory busy`.
+const AT_ONCE: usize = 1024;
+
+/// How many of those places clients leave to relays, which fetch for many.
+const FOR_RELAYS: usize = 128;
+
+/// Answers directory requests from documents that somebody else keeps fresh. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct DirCache {
+    /// The documents as they are now.
+    documents: watch::Receiver<Arc<Documents>>,
+    /// Places for requests.
+    places: Arc<Semaphore>,
+}
+
+impl DirCache {
+    /// A cache that serves whatever `documents` holds at the time of each request.
+    pub fn new(documents: watch::Receiver<Arc<Documents>>) -> DirCache {
+        DirCache {
+            documents,
+            places: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
+
+    /// Reads one request from `stream`, writes its answer, and closes our side. Nothing is reported: whatever goes wrong
+    /// concerns this stream alone. `from_client`: the circuit's previous hop did not authenticate itself as a relay.
+    pub async fn serve<S>(&self, mut stream: S, from_client: bool)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let busy = from_client && self.places.available_permits() <= FOR_RELAYS;
+        let place = if busy { None } else { self.places.try_acquire().ok() };
+        let request = match read_request(&mut stream, &LIMITS).await {
+            Ok(Some(request)) => request,
+            Ok(None) => return,
+            Err(error) => {
+                debug!(%error, "no directory request came");
+                let _ = write_response(&mut stream, &Response::empty(400, "Bad request"), &LIMITS).await;
+                return;
+            }
+        };
+        let response = if place.is_some() {
+            let documents = Arc::clone(&self.documents.borrow());
+            answer(&documents, &request, SystemTime::now())
+        } else {
+            Response::empty(503, "Directory busy, try again later")
+        };
+        debug!(
+            path = request.path.get(..60).unwrap_or(&request.path),
+            status = response.status,
+            "directory request"
+        );
+        if let Err(error) = write_response(&mut stream, &response, &LIMITS).await {
+            debug!(%error, "a directory answer was not taken");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::super::documents::Server;
+    use super::*;
+
+    /// The raw answer to a raw request.
+    async fn served(cache: &DirCache, raw: &[u8]) -> String {
+        let (mut client, server) = tokio::io::duplex(100_000);
+        client.write_all(raw).await.unwrap();
+        cache.serve(server, true).await;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    fn cache() -> (watch::Sender<Arc<Documents>>, DirCache) {
+        let mut documents = Documents::default();
+        documents
+            .servers
+            .insert([1; 20], Server::new("router a\nrouter-signature\nsig\n".into()));
+        let (sender, receiver) = watch::channel(Arc::new(documents));
+        (sender, DirCache::new(receiver))
+    }
+
+    #[tokio::test]
+    async fn a_request_on_a_stream_gets_its_document() {
+        let (_keep, cache) = cache();
+        let answer = served(&cache, b"GET /tor/server/all HTTP/1.0\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
+        assert!(
+            answer.ends_with("\r\n\r\nrouter a\nrouter-signature\nsig\n"),
+            "{answer}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_no_request_gets_400_and_a_request_with_a_body_too() {
+        let (_keep, cache) = cache();
+        assert!(served(&cache, b"\r\n\r\n").await.starts_with("HTTP/1.0 400 "));
+        let post = b"POST /tor/ HTTP/1.0\r\nContent-Length: 100000000\r\n\r\n";
+        assert!(served(&cache, post).await.starts_with("HTTP/1.0 400 "));
+    }
+
+    #[tokio::test]
+    async fn a_busy_cache_says_so() {
+        let (_keep, mut cache) = cache();
+        cache.places = Arc::new(Semaphore::new(0));
+        let answer = served(&cache, b"GET /tor/server/all HTTP/1.0\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.0 503 Directory busy"), "{answer}");
+    }
+}

@@ -1,0 +1,424 @@
+//! A Tor directory authority in this process.
+//!
+//! It has the identity and the signing key of a v3 authority, takes server descriptors (`POST /tor/`), checks them as a C Tor
+//! authority does, votes alone, and signs the consensus in both flavours. What it serves, and how, is the code that
+//! relays serve their caches with (`obol_relay::directory`). Stock Arti and C Tor bootstrap from it.
+//!
+//! Intervals are legal ones, minutes long; whoever cannot wait calls [`Authority::publish_now`].
+
+mod arti;
+mod keys;
+mod vote;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use bytes::Bytes;
+use obol_relay::directory::answer::answer;
+use obol_relay::directory::documents::{Certificate, Documents};
+use obol_relay::directory::{self, http};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tracing::{debug, info, warn};
+
+pub use arti::{ArtiNetwork, EntryRelay};
+pub use keys::{AuthorityKeys, KeysError};
+pub use vote::{Known, Role, VoteError};
+
+/// The longest upload: a server descriptor and an extra-info document, each of the greatest length that C Tor takes.
+const MAX_UPLOAD: usize = 20_000 + 50_000;
+
+/// How long a relay may take to accept a connection when the authority looks whether it is there.
+const PROBE_TIME: Duration = Duration::from_secs(5);
+
+/// What an authority is told.
+#[derive(Debug, Clone)]
+pub struct AuthorityConfig {
+    /// Where it listens for HTTP. Port 0: a free one.
+    pub listen: SocketAddr,
+    /// Its name: letters and digits.
+    pub nickname: String,
+    /// The time from one consensus to the next, made by itself. C Tor refuses less than five minutes outside its own test
+    /// networks.
+    pub interval: Duration,
+    /// How long a consensus is valid. Long, so that a network whose authority is gone goes on.
+    pub validity: Duration,
+    /// Consensus parameters.
+    pub params: BTreeMap<String, i32>,
+    /// Whether only relays that accept a TCP connection at their OR port are `Running`.
+    pub probe: bool,
+}
+
+impl Default for AuthorityConfig {
+    fn default() -> AuthorityConfig {
+        let params = [("ExtendByEd25519ID", 1), ("bwauthpid", 1), ("cc_alg", 0)];
+        AuthorityConfig {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            nickname: "obolauth".to_owned(),
+            interval: Duration::from_secs(600),
+            validity: Duration::from_secs(3 * 3600),
+            params: params
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
+            probe: true,
+        }
+    }
+}
+
+/// Why an authority did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its address is taken, or not ours.
+    #[error("the authority cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It can only be reached by IPv4: consensus documents have no other form for it.
+    #[error("an authority needs an IPv4 address, not {0}")]
+    NotIpv4(SocketAddr),
+    /// Its keys could not be made.
+    #[error("the authority's keys")]
+    Keys(#[from] KeysError),
+}
+
+/// A consensus that was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// How many relays it lists.
+    pub relays: usize,
+    /// From when on it is valid.
+    pub valid_after: SystemTime,
+    /// Until when.
+    pub valid_until: SystemTime,
+}
+
+/// A running authority. Dropped, it stops.
+#[derive(Debug)]
+pub struct Authority {
+    /// All it knows.
+    inner: Arc<Inner>,
+    /// The HTTP server.
+    server: JoinHandle<()>,
+    /// The vote at each interval.
+    voter: JoinHandle<()>,
+}
+
+/// What the server, the voter and the handle share.
+#[derive(Debug)]
+struct Inner {
+    /// What it was told.
+    config: AuthorityConfig,
+    /// Where it listens.
+    address: std::net::SocketAddrV4,
+    /// Its keys.
+    keys: AuthorityKeys,
+    /// What relays uploaded.
+    relays: Mutex<Relays>,
+    /// What is served.
+    documents: watch::Sender<Arc<Documents>>,
+    /// One vote at a time.
+    voting: tokio::sync::Mutex<()>,
+    /// Number of relays known, for those who wait.
+    known: watch::Sender<usize>,
+}
+
+/// The uploads.
+#[derive(Debug, Default)]
+struct Relays {
+    /// The newest good descriptor of each relay, by RSA identity.
+    known: BTreeMap<[u8; 20], Arc<Known>>,
+    /// The Ed25519 identity that once came with an RSA identity stays with it.
+    pinned: HashMap<[u8; 20], [u8; 32]>,
+    /// Which flags which nickname gets.
+    roles: HashMap<String, Role>,
+}
+
+impl Inner {
+    /// The uploads. Nothing panics while it holds the lock; were it to, what is in there is still whole.
+    fn relays(&self) -> MutexGuard<'_, Relays> {
+        self.relays.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes an upload, or says why not. `Ok(false)`: nothing new.
+    fn take(&self, body: &[u8], now: SystemTime) -> Result<bool, vote::Refusal> {
+        let known = vote::check_descriptor(body, now)?;
+        let mut relays = self.relays();
+        let pinned = *relays.pinned.entry(known.rsa).or_insert(known.ed);
+        let foreign = relays
+            .pinned
+            .iter()
+            .any(|(rsa, ed)| *ed == known.ed && *rsa != known.rsa);
+        if pinned != known.ed || foreign {
+            return Err(vote::Refusal::Pinned);
+        }
+        if let Some(old) = relays.known.get(&known.rsa)
+            && old.published >= known.published
+        {
+            return Ok(false);
+        }
+        debug!(nickname = known.nickname, "descriptor accepted");
+        relays.known.insert(known.rsa, Arc::new(known));
+        let count = relays.known.len();
+        drop(relays);
+        self.known.send_replace(count);
+        Ok(true)
+    }
+
+    /// Votes, signs, and serves the result.
+    async fn publish(&self) -> Result<Published, VoteError> {
+        let _one = self.voting.lock().await;
+        let (known, roles) = {
+            let relays = self.relays();
+            (relays.known.values().cloned().collect::<Vec<_>>(), relays.roles.clone())
+        };
+        let now = SystemTime::now();
+        let known: Vec<_> = known.into_iter().filter(|relay| relay.is_current(now)).collect();
+        let running = if self.config.probe {
+            answering(known).await
+        } else {
+            known
+        };
+        let before = self.documents.borrow().microdesc.as_ref().map(|c| c.valid_after);
+        let ballot = vote::Ballot {
+            config: &self.config,
+            address: self.address,
+            keys: &self.keys,
+            relays: &running,
+            roles: &roles,
+            not_before: before,
+        };
+        let mut documents = ballot.count(now)?;
+        documents.certificates = self.documents.borrow().certificates.clone();
+        let Some(consensus) = &documents.microdesc else {
+            return Err(VoteError::Empty);
+        };
+        let published = Published {
+            relays: running.len(),
+            valid_after: consensus.valid_after,
+            valid_until: consensus.valid_until,
+        };
+        self.documents.send_replace(Arc::new(documents));
+        info!(relays = published.relays, "new consensus");
+        Ok(published)
+    }
+}
+
+/// Those relays that accept a TCP connection.
+async fn answering(relays: Vec<Arc<Known>>) -> Vec<Arc<Known>> {
+    let probes = relays.into_iter().map(|relay| async move {
+        let connecting = tokio::time::timeout(PROBE_TIME, TcpStream::connect(relay.address));
+        matches!(connecting.await, Ok(Ok(_))).then_some(relay)
+    });
+    futures::future::join_all(probes).await.into_iter().flatten().collect()
+}
+
+impl Authority {
+    /// Makes keys, listens, and serves. The first consensus comes with [`publish_now`](Self::publish_now) or, if relays
+    /// have published by then, after one interval.
+    pub async fn start(config: AuthorityConfig) -> Result<Authority, StartError> {
+        let listen = config.listen;
+        let listen_error = |source| StartError::Listen {
+            address: listen,
+            source,
+        };
+        let listener = TcpListener::bind(listen).await.map_err(listen_error)?;
+        let address = match listener.local_addr().map_err(listen_error)? {
+            SocketAddr::V4(address) => address,
+            other => return Err(StartError::NotIpv4(other)),
+        };
+        let keys = AuthorityKeys::generate(address, SystemTime::now()).await?;
+        let mut documents = Documents::default();
+        let certificate = Bytes::from(keys.certificate().to_owned());
+        documents
+            .certificates
+            .extend(Certificate::read(certificate, SystemTime::now()));
+        let inner = Arc::new(Inner {
+            config,
+            address,
+            keys,
+            relays: Mutex::default(),
+            documents: watch::Sender::new(Arc::new(documents)),
+            voting: tokio::sync::Mutex::default(),
+            known: watch::Sender::new(0),
+        });
+        let app = axum::Router::new()
+            .fallback(serve)
+            .layer(DefaultBodyLimit::max(MAX_UPLOAD))
+            .with_state(Arc::clone(&inner));
+        let server = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, app).await {
+                warn!(%error, "the authority's server ended");
+            }
+        });
+        let voter = tokio::spawn(vote_regularly(Arc::clone(&inner)));
+        Ok(Authority { inner, server, voter })
+    }
+
+    /// Where it speaks HTTP.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::V4(self.inner.address)
+    }
+
+    /// SHA-1 of its identity key.
+    pub fn v3_identity(&self) -> [u8; 20] {
+        self.inner.keys.v3_identity()
+    }
+
+    /// The entry for it in a relay's list of authorities.
+    pub fn entry(&self) -> directory::Authority {
+        directory::Authority {
+            name: self.inner.config.nickname.clone(),
+            address: self.address(),
+            v3_identity: self.v3_identity(),
+        }
+    }
+
+    /// The line for it in a C Tor's `torrc`. C Tor wants an OR port and a relay's fingerprint there; this authority is not
+    /// a relay, and C Tor clients must have a `FallbackDir` to start from.
+    pub fn torrc_line(&self) -> String {
+        let address = self.inner.address;
+        let v3 = hex::encode_upper(self.v3_identity());
+        format!(
+            "DirAuthority {} orport={} no-v2 v3ident={v3} {address} {v3}",
+            self.inner.config.nickname,
+            address.port(),
+        )
+    }
+
+    /// Decides the flags of the relay with this nickname, from the next vote on. Without a role, a relay whose policy allows
+    /// the web is an exit, any other a guard.
+    pub fn assign(&self, nickname: impl Into<String>, role: Role) {
+        self.inner.relays().roles.insert(nickname.into(), role);
+    }
+
+    /// The relays that have published, whether they run or not.
+    pub fn known(&self) -> Vec<Arc<Known>> {
+        self.inner.relays().known.values().cloned().collect()
+    }
+
+    /// Waits until so many relays have published.
+    pub async fn wait_for(&self, relays: usize) {
+        let mut known = self.inner.known.subscribe();
+        // The sender lives as long as we do, so this ends with the condition only.
+        let _ = known.wait_for(|known| *known >= relays).await;
+    }
+
+    /// Makes a new consensus of the relays that have published so far (and answer), valid from now on.
+    pub async fn publish_now(&self) -> Result<Published, VoteError> {
+        self.inner.publish().await
+    }
+
+    /// What it serves at this moment.
+    pub fn documents(&self) -> Arc<Documents> {
+        Arc::clone(&self.inner.documents.borrow())
+    }
+
+    /// How a stock Arti client uses the network of this authority and the relays it knows.
+    pub fn arti_network(&self) -> ArtiNetwork {
+        let entries = self.known().into_iter().map(|relay| EntryRelay {
+            rsa: relay.rsa,
+            ed: relay.ed,
+            address: SocketAddr::V4(relay.address),
+        });
+        ArtiNetwork {
+            authorities: vec![self.entry()],
+            fallbacks: entries.collect(),
+        }
+    }
+
+    /// Stops listening and voting.
+    pub async fn shutdown(self) {
+        self.server.abort();
+        self.voter.abort();
+    }
+}
+
+impl Drop for Authority {
+    fn drop(&mut self) {
+        self.server.abort();
+        self.voter.abort();
+    }
+}
+
+/// Makes a consensus at each interval, once there is somebody to list.
+async fn vote_regularly(inner: Arc<Inner>) {
+    loop {
+        tokio::time::sleep(inner.config.interval).await;
+        if inner.relays().known.is_empty() {
+            continue;
+        }
+        if let Err(error) = inner.publish().await {
+            warn!(%error, "no consensus this time");
+        }
+    }
+}
+
+/// Answers every request.
+async fn serve(
+    State(inner): State<Arc<Inner>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> axum::http::Response<Body> {
+    let now = SystemTime::now();
+    let response = if method == Method::POST {
+        post(&inner, uri.path(), &body, now)
+    } else {
+        let mut request = http::Request::get(uri.path());
+        if method != Method::GET {
+            request.method = http::Method::Other;
+        }
+        for (name, value) in &headers {
+            if let Ok(value) = value.to_str() {
+                request.headers.push(name.as_str(), value);
+            }
+        }
+        let documents = Arc::clone(&inner.documents.borrow());
+        answer(&documents, &request, now)
+    };
+    into_axum(response)
+}
+
+/// Takes an upload. C Tor gives its reasons in the status line, which axum cannot write; they go into the body too.
+fn post(inner: &Inner, path: &str, body: &[u8], now: SystemTime) -> http::Response {
+    if path != "/tor/" {
+        return http::Response::empty(404, "Not found");
+    }
+    match inner.take(body, now) {
+        Ok(true) => http::Response::empty(200, "OK"),
+        Ok(false) => {
+            let mut response = http::Response::empty(200, "OK");
+            response.headers.push("X-Descriptor-Not-New", "Yes");
+            response
+        }
+        Err(refusal) => {
+            debug!(%refusal, "descriptor refused");
+            let mut response = http::Response::empty(400, refusal.to_string());
+            response.body.push(Bytes::from(refusal.to_string()));
+            response
+        }
+    }
+}
+
+/// The same response in axum's type.
+fn into_axum(response: http::Response) -> axum::http::Response<Body> {
+    let status = StatusCode::from_u16(response.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut builder = axum::http::Response::builder().status(status);
+    for (name, value) in response.headers.iter() {
+        builder = builder.header(name, value);
+    }
+    // `ReasonPhrase` is how hyper writes words of our own after the status.
+    builder.body(Body::from(response.concat())).unwrap_or_default()
+}
