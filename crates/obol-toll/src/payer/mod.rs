@@ -19,6 +19,8 @@ pub mod meter;
 mod paying;
 mod quoting;
 mod score;
+#[cfg(test)]
+mod tests;
 mod trial;
 mod tunnel;
 

@@ -4,6 +4,7 @@ use super::io::{Output, Report, Unpaid};
 use super::tunnel::Phase;
 use super::{PayPolicy, Payer};
 use crate::clock::UnixMillis;
+use crate::defects::{self, Defect};
 use crate::ids::TunnelId;
 use crate::keys::PayerKeys;
 use obol_cell::{Quote, Step};
@@ -52,7 +53,7 @@ impl<K: PayerKeys> Payer<K> {
             Some(Unpaid::QuoteChanged)
         } else if tariff.network != self.config.network || tariff.asset != self.config.asset {
             Some(Unpaid::OtherMoney)
-        } else if price > self.config.hop_ceiling {
+        } else if price > self.config.hop_ceiling && !defects::on(Defect::NoCeilings) {
             Some(Unpaid::TooDear { price })
         } else {
             None
@@ -123,7 +124,7 @@ impl<K: PayerKeys> Payer<K> {
                 // Too much for the hop at i: it is the last one that can be paid.
                 t.chain = u8::try_from(i + 1).unwrap_or(u8::MAX);
                 Unpaid::ForwardCeiling
-            } else if whole.is_none_or(|whole| whole > self.config.chain_ceiling) {
+            } else if whole.is_none_or(|whole| whole > self.config.chain_ceiling) && !defects::on(Defect::NoCeilings) {
                 let price = t
                     .hops
                     .get(usize::from(t.chain) - 1)
