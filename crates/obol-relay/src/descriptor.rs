@@ -235,7 +235,7 @@ mod tests {
 
     fn keys() -> (tempfile::TempDir, std::sync::Arc<Keys>) {
         let dir = tempfile::tempdir().unwrap();
-        let keys = Keys::open(dir.path(), SystemTime::now()).unwrap();
+        let keys = Keys::open(&dir.path().join("keys"), SystemTime::now()).unwrap();
         (dir, keys)
     }
 

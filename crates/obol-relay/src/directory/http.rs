@@ -560,11 +560,15 @@ mod tests {
         assert!(matches!(answered_with(short).await, Err(HttpError::Malformed(_))));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_peer_that_never_finishes_its_request_is_left() {
         let (_client, mut server) = tokio::io::duplex(64);
+        let impatient = Limits {
+            patience: Duration::ZERO,
+            ..LIMITS
+        };
         assert!(matches!(
-            read_request(&mut server, &LIMITS).await,
+            read_request(&mut server, &impatient).await,
             Err(HttpError::Stalled)
         ));
     }

@@ -421,7 +421,7 @@ impl Ballot<'_> {
         let middles = self.relays.iter().any(|relay| self.role(relay) == Role::Middle);
         let other = if middles { 0 } else { 10_000 };
         format!(
-            "Wbd=0 Wbe=0 Wbg={other} Wbm=10000 Wdb=10000 Web=10000 Wed=10000 Wee=10000 Weg=10000 Wem=10000 Wgb=10000 \
+            "Wbd=10000 Wbe=10000 Wbg=10000 Wbm=10000 Wdb=10000 Web=10000 Wed=10000 Wee=10000 Weg=10000 Wem=10000 Wgb=10000 \
              Wgd=0 Wgg=10000 Wgm=10000 Wmb=10000 Wmd=0 Wme={other} Wmg={other} Wmm=10000"
         )
     }

@@ -1,0 +1,160 @@
+//! A small network for these tests: an authority and relays of ours, unpaid, in this process.
+
+#![allow(dead_code)]
+
+use std::net::{SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use obol_onion::engine::EngineConfig;
+use obol_relay::descriptor::{self, Description};
+use obol_relay::directory::Directory;
+use obol_relay::keys::{Keys, OnionLifetime};
+use obol_relay::relay::{Relay, RelayHandle, RelayParts};
+use obol_relay::streams::ExitConfig;
+use obol_testnet::authority::{Authority, AuthorityConfig, Role};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tor_netdoc::types::policy::{AddrPolicy, RuleKind};
+
+/// Far more than anything here takes: a hang becomes a failure.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// A relay and what keeps it in the directory.
+pub struct Node {
+    pub handle: RelayHandle,
+    pub keys: Arc<Keys>,
+    pub directory: Directory,
+    files: tempfile::TempDir,
+}
+
+/// All of it.
+pub struct Network {
+    pub authority: Authority,
+    pub nodes: Vec<Node>,
+}
+
+/// A relay's account of itself.
+pub fn description(nickname: &str, address: SocketAddr, policy: AddrPolicy) -> Description {
+    let SocketAddr::V4(address) = address else {
+        panic!("an IPv4 address is wanted")
+    };
+    Description {
+        nickname: nickname.to_owned(),
+        platform: "Obol 0.1.0 on a test".to_owned(),
+        contact: String::new(),
+        address: SocketAddrV4::new(*address.ip(), address.port()),
+        ipv6: None,
+        bandwidth_rate: 10_000_000,
+        bandwidth_burst: 20_000_000,
+        bandwidth_observed: 10_000_000,
+        uptime: Duration::from_secs(1),
+        policy,
+        ipv6_exit: false,
+        protocols: descriptor::PROTOCOLS,
+    }
+}
+
+/// Everything is allowed, or nothing.
+pub fn policy(exit: bool) -> AddrPolicy {
+    let mut policy = AddrPolicy::new();
+    if exit {
+        policy.push(RuleKind::Accept, "127.0.0.0/8:*".parse().unwrap());
+    }
+    policy.push(
+        if exit { RuleKind::Accept } else { RuleKind::Reject },
+        "*:*".parse().unwrap(),
+    );
+    policy
+}
+
+/// New keys in a directory of their own.
+pub async fn keys() -> (Arc<Keys>, tempfile::TempDir) {
+    let files = tempfile::tempdir().unwrap();
+    let path = files.path().join("keys");
+    let open = move || Keys::open(&path, SystemTime::now()).unwrap();
+    (tokio::task::spawn_blocking(open).await.unwrap(), files)
+}
+
+impl Node {
+    /// Starts a relay that knows this authority, and publishes it there.
+    pub async fn start(nickname: &str, exit: bool, authority: &Authority) -> Node {
+        let (keys, files) = keys().await;
+        let directory = Directory::start(vec![authority.entry()]);
+        let handle = Relay::start(RelayParts {
+            keys: Arc::clone(&keys),
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            advertised: vec![],
+            engine: EngineConfig {
+                allow_private_addresses: true,
+                ..EngineConfig::default()
+            },
+            exit: ExitConfig {
+                policy: policy(exit),
+                reject_private: false,
+                ..ExitConfig::closed()
+            },
+            directory: Some(directory.cache()),
+            net: Some(directory.view()),
+            payments: None,
+        })
+        .await
+        .unwrap();
+        let about = description(nickname, handle.addresses()[0], policy(exit));
+        let owned = Arc::clone(&keys);
+        let make = move |now| descriptor::build(&owned, OnionLifetime::default(), &about, now);
+        directory.publish_with(Box::new(make)).await.unwrap();
+        Node {
+            handle,
+            keys,
+            directory,
+            files,
+        }
+    }
+}
+
+impl Network {
+    /// A guard, a middle and an exit, and beyond three more of each in turn; every relay has the consensus.
+    pub async fn start(relays: usize) -> Network {
+        let authority = Authority::start(AuthorityConfig::default()).await.unwrap();
+        let mut nodes = Vec::new();
+        for n in 0..relays {
+            let role = [Role::Guard, Role::Middle, Role::Exit][n % 3];
+            let nickname = format!("relay{n}");
+            authority.assign(&nickname, role);
+            nodes.push(Node::start(&nickname, role == Role::Exit, &authority).await);
+        }
+        authority.publish_now().await.unwrap();
+        for node in &nodes {
+            node.directory.refresh().await.unwrap();
+        }
+        Network { authority, nodes }
+    }
+}
+
+/// A web server that answers every request with this page.
+pub async fn origin(page: &'static [u8]) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    let mut piece = [0_u8; 1024];
+                    match stream.read(&mut piece).await {
+                        Ok(n) if n > 0 => request.extend_from_slice(&piece[..n]),
+                        _ => return,
+                    }
+                }
+                let head = format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n", page.len());
+                let _ = stream.write_all(head.as_bytes()).await;
+                let _ = stream.write_all(page).await;
+                let _ = stream.shutdown().await;
+            });
+        }
+    });
+    address
+}
+
+/// The words that open such a page.
+pub const REQUEST: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
