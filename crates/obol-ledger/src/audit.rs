@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 use stellar_xdr::{
-    AccountId, Asset, ClaimableBalanceEntry, LedgerEntryChange, LedgerEntryData, Limits, OperationBody, OperationResult,
-    OperationResultTr, ReadXdr, TransactionEnvelope, TransactionMeta, TransactionResult, TransactionResultResult, TrustLineAsset,
+    AccountId, Asset, ClaimableBalanceEntry, LedgerEntryChange, LedgerEntryData, Limits, OperationBody,
+    OperationResult, OperationResultTr, ReadXdr, TransactionEnvelope, TransactionMeta, TransactionResult,
+    TransactionResultResult, TrustLineAsset,
 };
 
 use crate::core::account::issuer;
@@ -73,8 +74,11 @@ pub struct AccountBalances {
 impl Audit {
     /// Adds up a ledger.
     pub(crate) fn new(state: &State, movements: &Movements) -> Self {
-        let mut native =
-            NativeAudit { fee_pool: state.header.fee_pool, total_coins: state.header.total_coins, ..Default::default() };
+        let mut native = NativeAudit {
+            fee_pool: state.header.fee_pool,
+            total_coins: state.header.total_coins,
+            ..Default::default()
+        };
         let mut assets: BTreeMap<String, AssetAudit> = BTreeMap::new();
         let mut accounts: BTreeMap<String, AccountBalances> = BTreeMap::new();
         // Sums may pass i64 only if stroops were created, which `difference` then shows: saturate rather than wrap.
@@ -88,9 +92,17 @@ impl Audit {
                     let Some(name) = line_name(&line.asset) else { continue };
                     let sum = assets.entry(name.clone()).or_default();
                     sum.trust_lines = sum.trust_lines.saturating_add(line.balance);
-                    accounts.entry(text::account(&line.account_id)).or_default().assets.insert(name, line.balance);
+                    accounts
+                        .entry(text::account(&line.account_id))
+                        .or_default()
+                        .assets
+                        .insert(name, line.balance);
                 }
-                LedgerEntryData::ClaimableBalance(ClaimableBalanceEntry { asset: Asset::Native, amount, .. }) => {
+                LedgerEntryData::ClaimableBalance(ClaimableBalanceEntry {
+                    asset: Asset::Native,
+                    amount,
+                    ..
+                }) => {
                     native.claimable = native.claimable.saturating_add(*amount);
                 }
                 LedgerEntryData::ClaimableBalance(balance) => {
@@ -105,16 +117,31 @@ impl Audit {
             (sum.issued, sum.returned) = (*issued, *returned);
         }
         for sum in assets.values_mut() {
-            sum.difference = sum.trust_lines.saturating_add(sum.claimable).saturating_sub(sum.issued.saturating_sub(sum.returned));
+            sum.difference = sum
+                .trust_lines
+                .saturating_add(sum.claimable)
+                .saturating_sub(sum.issued.saturating_sub(sum.returned));
         }
-        let held = native.accounts.saturating_add(native.claimable).saturating_add(native.fee_pool);
+        let held = native
+            .accounts
+            .saturating_add(native.claimable)
+            .saturating_add(native.fee_pool);
         native.difference = held.saturating_sub(native.total_coins);
-        Self { ledger: state.header.ledger_seq, native, assets, accounts }
+        Self {
+            ledger: state.header.ledger_seq,
+            native,
+            assets,
+            accounts,
+        }
     }
 
     /// Stroops created or lost over all assets: 0 in a sound ledger.
     pub fn created_or_lost(&self) -> i64 {
-        self.assets.values().fold(self.native.difference.saturating_abs(), |sum, a| sum.saturating_add(a.difference.saturating_abs()))
+        self.assets
+            .values()
+            .fold(self.native.difference.saturating_abs(), |sum, a| {
+                sum.saturating_add(a.difference.saturating_abs())
+            })
     }
 }
 
@@ -153,16 +180,24 @@ impl Movements {
             return Ok(());
         }
         let damaged = |what| move |_| StoreError::Damaged { what };
-        let envelope = TransactionEnvelope::from_xdr(&record.envelope, Limits::none()).map_err(damaged("an envelope"))?;
+        let envelope =
+            TransactionEnvelope::from_xdr(&record.envelope, Limits::none()).map_err(damaged("an envelope"))?;
         let meta = TransactionMeta::from_xdr(&record.meta, Limits::none()).map_err(damaged("a transaction's meta"))?;
         let result = TransactionResult::from_xdr(&record.result, Limits::none()).map_err(damaged("a result"))?;
-        debug_assert_eq!(operations_of(&result).map(<[_]>::len), Some(operation_changes(&meta).len()));
+        debug_assert_eq!(
+            operations_of(&result).map(<[_]>::len),
+            Some(operation_changes(&meta).len())
+        );
         let Some(tx) = text::inner_transaction(&envelope) else {
             return Ok(());
         };
         let changes = operation_changes(&meta);
         for (index, operation) in tx.operations.iter().enumerate() {
-            let source = operation.source_account.clone().unwrap_or_else(|| tx.source_account.clone()).account_id();
+            let source = operation
+                .source_account
+                .clone()
+                .unwrap_or_else(|| tx.source_account.clone())
+                .account_id();
             match &operation.body {
                 OperationBody::Payment(op) => {
                     let to = op.destination.clone().account_id();
@@ -204,9 +239,9 @@ pub(crate) fn operations_of(result: &TransactionResult) -> Option<&[OperationRes
 /// What a merge moved.
 pub(crate) fn merged_balance(result: Option<&OperationResult>) -> Option<i64> {
     match result {
-        Some(OperationResult::OpInner(OperationResultTr::AccountMerge(stellar_xdr::AccountMergeResult::Success(balance)))) => {
-            Some(*balance)
-        }
+        Some(OperationResult::OpInner(OperationResultTr::AccountMerge(stellar_xdr::AccountMergeResult::Success(
+            balance,
+        )))) => Some(*balance),
         _ => None,
     }
 }

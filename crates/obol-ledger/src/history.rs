@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use stellar_xdr::{
-    AccountId, Claimant, LedgerEntryChange, LedgerEntryChanges, LedgerEntryData, LedgerHeader, LedgerKey, OperationBody,
-    RevokeSponsorshipOp, TransactionMeta,
+    AccountId, Claimant, LedgerEntryChange, LedgerEntryChanges, LedgerEntryData, LedgerHeader, LedgerKey,
+    OperationBody, RevokeSponsorshipOp, TransactionMeta,
 };
 
 use crate::core::account::raw_key;
@@ -147,9 +147,15 @@ pub fn operation_accounts(tx: &ClosedTransaction, index: usize) -> BTreeSet<[u8;
         }
         OperationBody::BeginSponsoringFutureReserves(op) => add(&op.sponsored_id),
         OperationBody::RevokeSponsorship(RevokeSponsorshipOp::Signer(op)) => add(&op.account_id),
-        OperationBody::RevokeSponsorship(RevokeSponsorshipOp::LedgerEntry(LedgerKey::Account(key))) => add(&key.account_id),
-        OperationBody::RevokeSponsorship(RevokeSponsorshipOp::LedgerEntry(LedgerKey::Trustline(key))) => add(&key.account_id),
-        OperationBody::RevokeSponsorship(RevokeSponsorshipOp::LedgerEntry(LedgerKey::Data(key))) => add(&key.account_id),
+        OperationBody::RevokeSponsorship(RevokeSponsorshipOp::LedgerEntry(LedgerKey::Account(key))) => {
+            add(&key.account_id)
+        }
+        OperationBody::RevokeSponsorship(RevokeSponsorshipOp::LedgerEntry(LedgerKey::Trustline(key))) => {
+            add(&key.account_id)
+        }
+        OperationBody::RevokeSponsorship(RevokeSponsorshipOp::LedgerEntry(LedgerKey::Data(key))) => {
+            add(&key.account_id)
+        }
         OperationBody::Clawback(op) => add(&op.from.clone().account_id()),
         _ => {}
     }

@@ -8,10 +8,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use ed25519_dalek::{Signer, SigningKey};
 use sha2::{Digest, Sha256};
 use stellar_xdr::{
-    AccountEntry, Asset, CreateAccountOp, DecoratedSignature, Hash, LedgerEntry, LedgerEntryData, LedgerHeader, LedgerHeaderExt, Limits,
-    Memo, MuxedAccount, Operation, OperationBody, Preconditions, ReadXdr, SequenceNumber, Signature, SignatureHint, StellarValue,
-    StellarValueExt, TimePoint, Transaction, TransactionEnvelope, TransactionExt, TransactionResult, TransactionResultExt,
-    TransactionResultResult, TransactionV1Envelope, TrustLineEntry,
+    AccountEntry, Asset, CreateAccountOp, DecoratedSignature, Hash, LedgerEntry, LedgerEntryData, LedgerHeader,
+    LedgerHeaderExt, Limits, Memo, MuxedAccount, Operation, OperationBody, Preconditions, ReadXdr, SequenceNumber,
+    Signature, SignatureHint, StellarValue, StellarValueExt, TimePoint, Transaction, TransactionEnvelope,
+    TransactionExt, TransactionResult, TransactionResultExt, TransactionResultResult, TransactionV1Envelope,
+    TrustLineEntry,
 };
 use tokio::sync::{Notify, watch};
 
@@ -29,7 +30,10 @@ use crate::store::{Filter, Page, Store, StoreError};
 pub const GENESIS_COINS: i64 = 1_000_000_000_000_000_000;
 
 /// A submitted envelope may be so long and nest so deep. 100 operations with 20 signatures are well below.
-const ENVELOPE_LIMITS: Limits = Limits { depth: 100, len: 128 * 1024 };
+const ENVELOPE_LIMITS: Limits = Limits {
+    depth: 100,
+    len: 128 * 1024,
+};
 
 /// What came of a submission.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,8 +121,13 @@ impl Ledger {
             Storage::Directory(path) => Store::directory(path)?,
         };
         let state = store.state()?;
-        let stored = store.setting("passphrase")?.and_then(|bytes| String::from_utf8(bytes).ok());
-        let wound = store.setting("wound_seconds")?.and_then(|b| b.try_into().ok()).map_or(0, u64::from_be_bytes);
+        let stored = store
+            .setting("passphrase")?
+            .and_then(|bytes| String::from_utf8(bytes).ok());
+        let wound = store
+            .setting("wound_seconds")?
+            .and_then(|b| b.try_into().ok())
+            .map_or(0, u64::from_be_bytes);
         let (passphrase, state) = match (stored, state) {
             (Some(passphrase), Some(state)) => (passphrase, state),
             (None, None) => {
@@ -131,7 +140,11 @@ impl Ledger {
                 let state = genesis(&config, &passphrase, system_now());
                 store.commit(&Closed {
                     header: state.header.clone(),
-                    changes: state.entries.iter().map(|(k, e)| (k.clone(), Some(e.clone()))).collect(),
+                    changes: state
+                        .entries
+                        .iter()
+                        .map(|(k, e)| (k.clone(), Some(e.clone())))
+                        .collect(),
                     transactions: Vec::new(),
                 })?;
                 (passphrase, state)
@@ -141,7 +154,11 @@ impl Ledger {
                 let state = genesis(&config, &passphrase, system_now());
                 store.commit(&Closed {
                     header: state.header.clone(),
-                    changes: state.entries.iter().map(|(k, e)| (k.clone(), Some(e.clone()))).collect(),
+                    changes: state
+                        .entries
+                        .iter()
+                        .map(|(k, e)| (k.clone(), Some(e.clone())))
+                        .collect(),
                     transactions: Vec::new(),
                 })?;
                 (passphrase, state)
@@ -156,7 +173,11 @@ impl Ledger {
             network_id,
             root: SigningKey::from_bytes(&network_id),
             wound: AtomicU64::new(wound),
-            inner: Mutex::new(Inner { state, queue: Queue::default(), store }),
+            inner: Mutex::new(Inner {
+                state,
+                queue: Queue::default(),
+                store,
+            }),
             closed,
             accepted: Notify::new(),
         })
@@ -213,12 +234,22 @@ impl Ledger {
         self.submit_frame(&mut self.lock(), frame, now, false)
     }
 
+    /// The hash of an envelope on this network; `None` if it is none.
+    pub fn hash_of(&self, envelope: &[u8]) -> Option<[u8; 32]> {
+        let envelope = TransactionEnvelope::from_xdr(envelope, ENVELOPE_LIMITS).ok()?;
+        Frame::new(envelope, self.network_id).map(|frame| frame.hash())
+    }
+
     fn submit_frame(&self, inner: &mut Inner, frame: Frame, now: u64, chain: bool) -> Submission {
         let hash = frame.hash();
         let header = close::validation_header(&inner.state.header);
         let refuse = |fee: i64, result: TransactionResultResult| Submission::Rejected {
             hash,
-            result: Box::new(TransactionResult { fee_charged: fee, result, ext: TransactionResultExt::V0 }),
+            result: Box::new(TransactionResult {
+                fee_charged: fee,
+                result,
+                ext: TransactionResultExt::V0,
+            }),
         };
         let min_fee = frame.min_fee(header.base_fee);
         let place = inner.queue.place(&frame, chain);
@@ -233,13 +264,27 @@ impl Ledger {
         // The next ledger closes at `now` or later: what ends before then would never be in it.
         let close_time_ahead = now.saturating_sub(header.scp_value.close_time.0);
         let mut txn = Txn::new(&inner.state, header);
-        let result = frame.check(&mut txn, Validity { current, close_time_ahead });
-        if !matches!(result.result, TransactionResultResult::TxSuccess(_) | TransactionResultResult::TxFeeBumpInnerSuccess(_)) {
-            return Submission::Rejected { hash, result: Box::new(result) };
+        let result = frame.check(
+            &mut txn,
+            Validity {
+                current,
+                close_time_ahead,
+            },
+        );
+        if !matches!(
+            result.result,
+            TransactionResultResult::TxSuccess(_) | TransactionResultResult::TxFeeBumpInnerSuccess(_)
+        ) {
+            return Submission::Rejected {
+                hash,
+                result: Box::new(result),
+            };
         }
         // Several waiting transactions of one payer must not bid more than it has.
         let payer = frame.fee_source();
-        let spendable = txn.peek_account(&payer).map_or(0, |account| available_balance(&txn.header, account));
+        let spendable = txn
+            .peek_account(&payer)
+            .map_or(0, |account| available_balance(&txn.header, account));
         if spendable.saturating_sub(frame.fee_bid()) < inner.queue.fees_of(&payer, &frame) {
             return refuse(min_fee, TransactionResultResult::TxInsufficientBalance);
         }
@@ -255,8 +300,11 @@ impl Ledger {
         let inner = &mut *guard;
         let close_time = now.max(inner.state.header.scp_value.close_time.0);
         let waiting = inner.queue.take();
-        let (chosen, rest, base_fee) =
-            close::choose(self.still_valid(&inner.state, waiting, close_time), self.config.max_tx_set_ops, inner.state.header.base_fee);
+        let (chosen, rest, base_fee) = close::choose(
+            self.still_valid(&inner.state, waiting, close_time),
+            self.config.max_tx_set_ops,
+            inner.state.header.base_fee,
+        );
         let (ordered, set_hash) = close::order(chosen);
         let closed = close::apply(&inner.state, ordered.clone(), set_hash, close_time, base_fee);
         if let Err(error) = inner.store.commit(&closed) {
@@ -294,8 +342,17 @@ impl Ledger {
         for frame in waiting {
             let source = frame.inner.source();
             let current = last.get(&source).copied().unwrap_or(0);
-            let result = frame.check(&mut txn, Validity { current, close_time_ahead });
-            if matches!(result.result, TransactionResultResult::TxSuccess(_) | TransactionResultResult::TxFeeBumpInnerSuccess(_)) {
+            let result = frame.check(
+                &mut txn,
+                Validity {
+                    current,
+                    close_time_ahead,
+                },
+            );
+            if matches!(
+                result.result,
+                TransactionResultResult::TxSuccess(_) | TransactionResultResult::TxFeeBumpInnerSuccess(_)
+            ) {
                 last.insert(source, frame.inner.tx.seq_num.0);
                 valid.push(frame);
             }
@@ -326,10 +383,16 @@ impl Ledger {
             return Err(FriendbotError::Funded);
         }
         let root = root_account(self.network_id);
-        let sequence = inner.queue.last_sequence(&root).or_else(|| account_in(&inner.state, &root).map(|a| a.seq_num.0));
+        let sequence = inner
+            .queue
+            .last_sequence(&root)
+            .or_else(|| account_in(&inner.state, &root).map(|a| a.seq_num.0));
         let operation = Operation {
             source_account: None,
-            body: OperationBody::CreateAccount(CreateAccountOp { destination, starting_balance: self.config.friendbot_amount }),
+            body: OperationBody::CreateAccount(CreateAccountOp {
+                destination,
+                starting_balance: self.config.friendbot_amount,
+            }),
         };
         let tx = Transaction {
             source_account: MuxedAccount::from(root),
@@ -347,8 +410,10 @@ impl Ledger {
             hint: SignatureHint([a, b, c, d]),
             signature: Signature(self.root.sign(&hash).to_bytes().to_vec().try_into().unwrap_or_default()),
         };
-        let envelope =
-            TransactionEnvelope::Tx(TransactionV1Envelope { tx, signatures: vec![signature].try_into().unwrap_or_default() });
+        let envelope = TransactionEnvelope::Tx(TransactionV1Envelope {
+            tx,
+            signatures: vec![signature].try_into().unwrap_or_default(),
+        });
         let Some(frame) = Frame::new(envelope, self.network_id) else {
             return Err(FriendbotError::Refused(Submission::Malformed));
         };
@@ -384,7 +449,13 @@ impl Ledger {
 
     /// One trust line.
     pub fn trust_line(&self, id: &[u8; 32], asset: &Asset) -> Option<TrustLineEntry> {
-        match &self.lock().state.entries.get(&trust_line_key(&account_id(*id), asset))?.data {
+        match &self
+            .lock()
+            .state
+            .entries
+            .get(&trust_line_key(&account_id(*id), asset))?
+            .data
+        {
             LedgerEntryData::Trustline(line) => Some(line.clone()),
             _ => None,
         }
@@ -429,10 +500,9 @@ impl Ledger {
             let (transaction, _) = crate::history::split_operation_id(id);
             let record = match out.last() {
                 Some((_, known)) if known.id == transaction => known.clone(),
-                _ => inner
-                    .store
-                    .transaction_by_id(transaction)?
-                    .ok_or(StoreError::Damaged { what: "an operation's transaction" })?,
+                _ => inner.store.transaction_by_id(transaction)?.ok_or(StoreError::Damaged {
+                    what: "an operation's transaction",
+                })?,
             };
             out.push((id, record));
         }
@@ -454,7 +524,11 @@ impl Ledger {
         let mut movements = Movements::default();
         let mut cursor = 0;
         loop {
-            let page = Page { cursor, descending: false, limit: 500 };
+            let page = Page {
+                cursor,
+                descending: false,
+                limit: 500,
+            };
             let records = inner.store.transactions(page, &Filter::default())?;
             for record in &records {
                 movements.add(record)?;
@@ -476,7 +550,9 @@ fn account_in<'s>(state: &'s State, id: &stellar_xdr::AccountId) -> Option<&'s A
 }
 
 fn system_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 fn genesis(config: &LedgerConfig, passphrase: &str, now: u64) -> State {
@@ -506,7 +582,10 @@ fn genesis(config: &LedgerConfig, passphrase: &str, now: u64) -> State {
         skip_list: [zero.clone(), zero.clone(), zero.clone(), zero],
         ext: LedgerHeaderExt::V0,
     };
-    State { header, entries: BTreeMap::from([(root.to_key(), root)]) }
+    State {
+        header,
+        entries: BTreeMap::from([(root.to_key(), root)]),
+    }
 }
 
 impl Ledger {

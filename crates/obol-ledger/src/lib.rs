@@ -3,9 +3,11 @@
 pub mod audit;
 pub mod config;
 pub mod core;
+mod effects;
 pub mod history;
 mod ledger;
 mod queue;
+pub mod server;
 mod store;
 mod text;
 

@@ -87,11 +87,6 @@ impl Queue {
         self.by_source.get(source)?.last().map(|frame| frame.inner.tx.seq_num.0)
     }
 
-    /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.by_source.is_empty()
-    }
-
     /// Takes everything that waits, each source's in sequence order.
     pub fn take(&mut self) -> Vec<Frame> {
         std::mem::take(&mut self.by_source).into_values().flatten().collect()

@@ -38,7 +38,10 @@ pub enum StoreError {
 }
 
 fn database(doing: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
-    move |error| StoreError::Database { doing, reason: error.to_string() }
+    move |error| StoreError::Database {
+        doing,
+        reason: error.to_string(),
+    }
 }
 
 /// Which way a page goes, from where, how far.
@@ -99,8 +102,10 @@ impl Store {
 
     /// In `ledger.sqlite` in a directory.
     pub fn directory(path: &Path) -> Result<Self, StoreError> {
-        std::fs::create_dir_all(path)
-            .map_err(|error| StoreError::Directory { path: path.display().to_string(), reason: error.to_string() })?;
+        std::fs::create_dir_all(path).map_err(|error| StoreError::Directory {
+            path: path.display().to_string(),
+            reason: error.to_string(),
+        })?;
         let db = Connection::open(path.join("ledger.sqlite")).map_err(database("opening"))?;
         // Exclusive: two processes on one ledger would close different ledgers of the same number.
         db.execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")
@@ -124,7 +129,10 @@ impl Store {
     /// Writes a setting.
     pub fn set(&self, name: &str, value: &[u8]) -> Result<(), StoreError> {
         self.db
-            .execute("INSERT OR REPLACE INTO settings (name, value) VALUES (?1, ?2)", params![name, value])
+            .execute(
+                "INSERT OR REPLACE INTO settings (name, value) VALUES (?1, ?2)",
+                params![name, value],
+            )
             .map(|_| ())
             .map_err(database("writing a setting"))
     }
@@ -134,7 +142,9 @@ impl Store {
         let damaged = |what| StoreError::Damaged { what };
         let header: Option<Vec<u8>> = self
             .db
-            .query_row("SELECT header FROM ledgers ORDER BY sequence DESC LIMIT 1", [], |row| row.get(0))
+            .query_row("SELECT header FROM ledgers ORDER BY sequence DESC LIMIT 1", [], |row| {
+                row.get(0)
+            })
             .optional()
             .map_err(database("reading the last header"))?;
         let Some(header) = header else {
@@ -142,7 +152,10 @@ impl Store {
         };
         let header = LedgerHeader::from_xdr(header, Limits::none()).map_err(|_| damaged("a header"))?;
         let mut entries = BTreeMap::new();
-        let mut statement = self.db.prepare("SELECT key, entry FROM entries").map_err(database("reading entries"))?;
+        let mut statement = self
+            .db
+            .prepare("SELECT key, entry FROM entries")
+            .map_err(database("reading entries"))?;
         let rows = statement
             .query_map([], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, Vec<u8>>(1)?)))
             .map_err(database("reading entries"))?;
@@ -160,7 +173,9 @@ impl Store {
     pub fn commit(&mut self, closed: &Closed) -> Result<(), StoreError> {
         let failed = database("writing a ledger");
         let db = self.db.transaction().map_err(&failed)?;
-        let bytes = |value: &dyn Fn() -> Result<Vec<u8>, stellar_xdr::Error>, what| value().map_err(|_| StoreError::Damaged { what });
+        let bytes = |value: &dyn Fn() -> Result<Vec<u8>, stellar_xdr::Error>, what| {
+            value().map_err(|_| StoreError::Damaged { what })
+        };
         for (key, entry) in &closed.changes {
             let key = bytes(&|| key.to_xdr(Limits::none()), "a key")?;
             match entry {
@@ -243,10 +258,19 @@ impl Store {
         Ok((row.get(0)?, [row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?]))
     }
 
-    fn record((header, [successful, failed, operations, set_operations]): (Vec<u8>, [u32; 4])) -> Result<LedgerRecord, StoreError> {
+    fn record(
+        (header, [successful, failed, operations, set_operations]): (Vec<u8>, [u32; 4]),
+    ) -> Result<LedgerRecord, StoreError> {
         let header =
             LedgerHeader::from_xdr(header, Limits::none()).map_err(|_| StoreError::Damaged { what: "a header" })?;
-        Ok(LedgerRecord { hash: header_hash(&header), header, successful, failed, operations, set_operations })
+        Ok(LedgerRecord {
+            hash: header_hash(&header),
+            header,
+            successful,
+            failed,
+            operations,
+            set_operations,
+        })
     }
 
     /// One ledger.
@@ -267,18 +291,23 @@ impl Store {
     pub fn ledgers(&self, page: Page) -> Result<Vec<LedgerRecord>, StoreError> {
         let failed = database("reading ledgers");
         // The same bound on the bare sequence, so that the primary key finds it.
-        let cursor = if page.descending { (page.cursor.saturating_sub(1) >> 32) + 1 } else { page.cursor >> 32 };
+        let cursor = if page.descending {
+            (page.cursor.saturating_sub(1) >> 32) + 1
+        } else {
+            page.cursor >> 32
+        };
         let sql = format!(
             "SELECT header, successful, failed, operations, set_operations FROM ledgers WHERE {}",
             page.sql("sequence")
         );
         let mut statement = self.db.prepare_cached(&sql).map_err(&failed)?;
-        let rows = statement.query_map(params![cursor, page.limit], Self::ledger_of).map_err(&failed)?;
+        let rows = statement
+            .query_map(params![cursor, page.limit], Self::ledger_of)
+            .map_err(&failed)?;
         rows.map(|row| row.map_err(&failed).and_then(Self::record)).collect()
     }
 
-    const TRANSACTION: &'static str =
-        "SELECT t.id, t.hash, t.inner_hash, t.closed, t.successful, t.envelope, t.result, t.meta, t.fee_meta FROM transactions t";
+    const TRANSACTION: &'static str = "SELECT t.id, t.hash, t.inner_hash, t.closed, t.successful, t.envelope, t.result, t.meta, t.fee_meta FROM transactions t";
 
     fn transaction_of(row: &Row<'_>) -> rusqlite::Result<TransactionRecord> {
         Ok(TransactionRecord {
@@ -296,7 +325,11 @@ impl Store {
 
     /// A transaction by its own hash or, for a fee bump, its inner one.
     pub fn transaction(&self, hash: &[u8; 32]) -> Result<Option<TransactionRecord>, StoreError> {
-        let sql = format!("{} WHERE t.hash = ?1 UNION ALL {} WHERE t.inner_hash = ?1 LIMIT 1", Self::TRANSACTION, Self::TRANSACTION);
+        let sql = format!(
+            "{} WHERE t.hash = ?1 UNION ALL {} WHERE t.inner_hash = ?1 LIMIT 1",
+            Self::TRANSACTION,
+            Self::TRANSACTION
+        );
         self.db
             .prepare_cached(&sql)
             .and_then(|mut s| s.query_row([hash.as_slice()], Self::transaction_of).optional())
@@ -327,7 +360,10 @@ impl Store {
         let account = filter.account.as_ref().map(<[u8; 32]>::as_slice);
         let mut statement = self.db.prepare_cached(&sql).map_err(&failed)?;
         let rows = statement
-            .query_map(params![page.cursor, page.limit, account, filter.failed, from, to], Self::transaction_of)
+            .query_map(
+                params![page.cursor, page.limit, account, filter.failed, from, to],
+                Self::transaction_of,
+            )
             .map_err(&failed)?;
         rows.map(|row| row.map_err(&failed)).collect()
     }
@@ -348,7 +384,18 @@ impl Store {
         let account = filter.account.as_ref().map(<[u8; 32]>::as_slice);
         let mut statement = self.db.prepare_cached(&sql).map_err(&failed)?;
         let rows = statement
-            .query_map(params![page.cursor, page.limit, account, filter.failed, from, to, filter.payments], |row| row.get(0))
+            .query_map(
+                params![
+                    page.cursor,
+                    page.limit,
+                    account,
+                    filter.failed,
+                    from,
+                    to,
+                    filter.payments
+                ],
+                |row| row.get(0),
+            )
             .map_err(&failed)?;
         rows.map(|row| row.map_err(&failed)).collect()
     }

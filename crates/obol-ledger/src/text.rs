@@ -30,7 +30,11 @@ pub fn muxed(address: &MuxedAccount) -> Option<(String, u64)> {
     match address {
         MuxedAccount::Ed25519(_) => None,
         MuxedAccount::MuxedEd25519(m) => {
-            let text = MuxedKey { ed25519: m.ed25519.0, id: m.id }.to_string();
+            let text = MuxedKey {
+                ed25519: m.ed25519.0,
+                id: m.id,
+            }
+            .to_string();
             Some((text.as_str().to_owned(), m.id))
         }
     }
@@ -42,12 +46,17 @@ pub fn signer(key: &SignerKey) -> (String, &'static str) {
         SignerKey::Ed25519(Uint256(raw)) => (self::key(raw), "ed25519_public_key"),
         SignerKey::PreAuthTx(Uint256(hash)) => (PreAuthTx(*hash).to_string().as_str().to_owned(), "preauth_tx"),
         SignerKey::HashX(Uint256(hash)) => (HashX(*hash).to_string().as_str().to_owned(), "sha256_hash"),
-        SignerKey::Ed25519SignedPayload(p) => (signed_payload(p.ed25519.0, p.payload.as_slice()), "ed25519_signed_payload"),
+        SignerKey::Ed25519SignedPayload(p) => (
+            signed_payload(p.ed25519.0, p.payload.as_slice()),
+            "ed25519_signed_payload",
+        ),
     }
 }
 
 fn signed_payload(ed25519: [u8; 32], payload: &[u8]) -> String {
-    SignedPayload::new(ed25519, payload).map(|p| p.to_string().as_str().to_owned()).unwrap_or_default()
+    SignedPayload::new(ed25519, payload)
+        .map(|p| p.to_string().as_str().to_owned())
+        .unwrap_or_default()
 }
 
 /// `12.3456789`: stroops as units with seven decimals.

@@ -5,8 +5,9 @@
 
 use stellar_xdr::{
     AccountEntry, AccountEntryExt, AccountEntryExtensionV1, AccountEntryExtensionV1Ext, AccountEntryExtensionV2,
-    AccountEntryExtensionV2Ext, AccountEntryExtensionV3, AccountFlags, AccountId, Asset, ExtensionPoint, LedgerHeader, Liabilities,
-    PublicKey, SponsorshipDescriptor, Thresholds, TrustLineEntry, TrustLineEntryExt, TrustLineEntryV1, TrustLineFlags, Uint256,
+    AccountEntryExtensionV2Ext, AccountEntryExtensionV3, AccountFlags, AccountId, Asset, ExtensionPoint, LedgerHeader,
+    Liabilities, PublicKey, SponsorshipDescriptor, Thresholds, TrustLineEntry, TrustLineEntryExt, TrustLineEntryV1,
+    TrustLineFlags, Uint256,
 };
 
 /// Bit of an account: trust lines of its assets start unauthorised.
@@ -93,7 +94,10 @@ pub fn starting_sequence(ledger: u32) -> i64 {
 
 fn ext_v2(account: &AccountEntry) -> Option<&AccountEntryExtensionV2> {
     match &account.ext {
-        AccountEntryExt::V1(AccountEntryExtensionV1 { ext: AccountEntryExtensionV1Ext::V2(v2), .. }) => Some(v2),
+        AccountEntryExt::V1(AccountEntryExtensionV1 {
+            ext: AccountEntryExtensionV1Ext::V2(v2),
+            ..
+        }) => Some(v2),
         _ => None,
     }
 }
@@ -119,7 +123,9 @@ pub fn ext_v2_mut(account: &mut AccountEntry) -> &mut AccountEntryExtensionV2 {
         v1.ext = AccountEntryExtensionV1Ext::V2(AccountEntryExtensionV2 {
             num_sponsored: 0,
             num_sponsoring: 0,
-            signer_sponsoring_i_ds: vec![SponsorshipDescriptor(None); signers].try_into().unwrap_or_default(),
+            signer_sponsoring_i_ds: vec![SponsorshipDescriptor(None); signers]
+                .try_into()
+                .unwrap_or_default(),
             ext: AccountEntryExtensionV2Ext::V0,
         });
     }
@@ -174,7 +180,8 @@ pub fn liabilities(account: &AccountEntry) -> (i64, i64) {
 
 /// The balance an account must keep: (2 + sub-entries + sponsoring - sponsored) base reserves.
 pub fn min_balance(header: &LedgerHeader, account: &AccountEntry) -> i64 {
-    let entries = 2 + i64::from(account.num_sub_entries) + i64::from(num_sponsoring(account)) - i64::from(num_sponsored(account));
+    let entries =
+        2 + i64::from(account.num_sub_entries) + i64::from(num_sponsoring(account)) - i64::from(num_sponsored(account));
     entries.saturating_mul(i64::from(header.base_reserve))
 }
 

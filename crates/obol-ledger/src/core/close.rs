@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 use stellar_xdr::{
-    ExtensionPoint, Hash, LedgerEntry, LedgerEntryChanges, LedgerHeader, LedgerKey, Limits, OperationMeta, OperationMetaV2, TimePoint,
-    TransactionMeta, TransactionMetaV2, TransactionMetaV3, TransactionMetaV4, TransactionResult, TransactionResultPair,
-    TransactionResultSet, VecM, WriteXdr,
+    ExtensionPoint, Hash, LedgerEntry, LedgerEntryChanges, LedgerHeader, LedgerKey, Limits, OperationMeta,
+    OperationMetaV2, TimePoint, TransactionMeta, TransactionMetaV2, TransactionMetaV3, TransactionMetaV4,
+    TransactionResult, TransactionResultPair, TransactionResultSet, VecM, WriteXdr,
 };
 
 use super::state::{State, Txn};
@@ -51,7 +51,10 @@ pub fn header_hash(header: &LedgerHeader) -> [u8; 32] {
 
 /// The header that transactions for the next ledger are checked against: the next sequence, the last close time.
 pub fn validation_header(header: &LedgerHeader) -> LedgerHeader {
-    LedgerHeader { ledger_seq: header.ledger_seq.saturating_add(1), ..header.clone() }
+    LedgerHeader {
+        ledger_seq: header.ledger_seq.saturating_add(1),
+        ..header.clone()
+    }
 }
 
 /// Chooses what goes into a ledger of at most `max_operations`, best fee rate first, and the base fee that results: the usual one
@@ -140,16 +143,30 @@ pub fn apply(state: &State, frames: Vec<Frame>, set_hash: [u8; 32], close_time: 
         let applied = frame.apply(&mut txn, base_fee, fee);
         txn.commit();
         let meta = meta(version, &applied);
-        transactions.push(ClosedTransaction { frame, result: applied.result, fee_changes, meta });
+        transactions.push(ClosedTransaction {
+            frame,
+            result: applied.result,
+            fee_changes,
+            meta,
+        });
     }
     let (mut header, changes) = txn.finish();
     let pairs: Vec<TransactionResultPair> = transactions
         .iter()
-        .map(|t| TransactionResultPair { transaction_hash: Hash(t.frame.hash()), result: t.result.clone() })
+        .map(|t| TransactionResultPair {
+            transaction_hash: Hash(t.frame.hash()),
+            result: t.result.clone(),
+        })
         .collect();
-    header.tx_set_result_hash = Hash(xdr_hash(&TransactionResultSet { results: pairs.try_into().unwrap_or_default() }));
+    header.tx_set_result_hash = Hash(xdr_hash(&TransactionResultSet {
+        results: pairs.try_into().unwrap_or_default(),
+    }));
     header.bucket_list_hash = Hash(chain_changes(&state.header.bucket_list_hash.0, &changes));
-    Closed { header, changes, transactions }
+    Closed {
+        header,
+        changes,
+        transactions,
+    }
 }
 
 /// Stands where stellar-core has the hash of its bucket list: a hash chained over every change, so that a header still commits to
@@ -171,11 +188,19 @@ fn meta(version: u32, applied: &Applied) -> TransactionMeta {
     let before = applied.before.clone();
     let after = LedgerEntryChanges(VecM::default());
     let plain = || -> VecM<OperationMeta> {
-        let list: Vec<_> = applied.operations.iter().map(|c| OperationMeta { changes: c.clone() }).collect();
+        let list: Vec<_> = applied
+            .operations
+            .iter()
+            .map(|c| OperationMeta { changes: c.clone() })
+            .collect();
         list.try_into().unwrap_or_default()
     };
     match version {
-        0..=19 => TransactionMeta::V2(TransactionMetaV2 { tx_changes_before: before, operations: plain(), tx_changes_after: after }),
+        0..=19 => TransactionMeta::V2(TransactionMetaV2 {
+            tx_changes_before: before,
+            operations: plain(),
+            tx_changes_after: after,
+        }),
         20..=22 => TransactionMeta::V3(TransactionMetaV3 {
             ext: ExtensionPoint::V0,
             tx_changes_before: before,
@@ -187,7 +212,11 @@ fn meta(version: u32, applied: &Applied) -> TransactionMeta {
             let list: Vec<_> = applied
                 .operations
                 .iter()
-                .map(|c| OperationMetaV2 { ext: ExtensionPoint::V0, changes: c.clone(), events: VecM::default() })
+                .map(|c| OperationMetaV2 {
+                    ext: ExtensionPoint::V0,
+                    changes: c.clone(),
+                    events: VecM::default(),
+                })
                 .collect();
             TransactionMeta::V4(TransactionMetaV4 {
                 ext: ExtensionPoint::V0,

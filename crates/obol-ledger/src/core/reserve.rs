@@ -4,10 +4,13 @@
 //! owner and is sponsored by its creator.
 
 use stellar_xdr::{
-    AccountEntry, AccountId, LedgerEntryExt, LedgerEntryExtensionV1, LedgerEntryExtensionV1Ext, Signer, SponsorshipDescriptor,
+    AccountEntry, AccountId, LedgerEntryExt, LedgerEntryExtensionV1, LedgerEntryExtensionV1Ext, Signer,
+    SponsorshipDescriptor,
 };
 
-use super::account::{available_balance, ext_v2_mut, has_ext_v2, min_balance, num_sponsored, num_sponsoring, signer_sponsors};
+use super::account::{
+    available_balance, ext_v2_mut, has_ext_v2, min_balance, num_sponsored, num_sponsoring, signer_sponsors,
+};
 use super::state::{Loaded, Txn};
 
 /// At most so many sub-entries on an account.
@@ -41,7 +44,12 @@ pub fn set_sponsor(ext: &mut LedgerEntryExt, sponsor: Option<AccountId>) {
 }
 
 /// Whether `sponsor` can take on `count` reserves, of `owner` if there is one.
-pub fn can_sponsor(txn: &Txn<'_>, sponsor: &AccountEntry, owner: Option<&AccountEntry>, count: u32) -> Result<(), Refused> {
+pub fn can_sponsor(
+    txn: &Txn<'_>,
+    sponsor: &AccountEntry,
+    owner: Option<&AccountEntry>,
+    count: u32,
+) -> Result<(), Refused> {
     let reserve = i64::from(count) * i64::from(txn.header.base_reserve);
     if available_balance(&txn.header, sponsor) < reserve {
         return Err(Refused::LowReserve);
@@ -54,7 +62,11 @@ pub fn can_sponsor(txn: &Txn<'_>, sponsor: &AccountEntry, owner: Option<&Account
 /// Whether `owner` can pay for reserves that `sponsor` paid until now.
 pub fn can_unsponsor(txn: &Txn<'_>, owner: &AccountEntry, count: u32) -> Result<(), Refused> {
     let reserve = i64::from(count) * i64::from(txn.header.base_reserve);
-    if available_balance(&txn.header, owner) < reserve { Err(Refused::LowReserve) } else { Ok(()) }
+    if available_balance(&txn.header, owner) < reserve {
+        Err(Refused::LowReserve)
+    } else {
+        Ok(())
+    }
 }
 
 /// Adds to an account's count of reserves it pays for others.
@@ -79,7 +91,11 @@ fn sponsor_account(txn: &mut Txn<'_>, id: &AccountId, delta: i64) {
 
 /// Takes on the reserve of a new sub-entry (trust line, data entry) of `owner`, whose entry the caller stores afterwards;
 /// `ext` is the new entry's.
-pub fn take_subentry(txn: &mut Txn<'_>, owner: &mut Loaded<AccountEntry>, ext: &mut LedgerEntryExt) -> Result<(), Refused> {
+pub fn take_subentry(
+    txn: &mut Txn<'_>,
+    owner: &mut Loaded<AccountEntry>,
+    ext: &mut LedgerEntryExt,
+) -> Result<(), Refused> {
     if owner.data.num_sub_entries >= SUBENTRY_LIMIT {
         return Err(Refused::TooManySubentries);
     }
@@ -138,7 +154,12 @@ pub fn release_account(txn: &mut Txn<'_>, ext: &LedgerEntryExt) {
 }
 
 /// Takes on the reserves of a claimable balance, one per claimant; `creator` pays unless somebody sponsors it.
-pub fn take_claimable(txn: &mut Txn<'_>, creator: &AccountId, claimants: u32, ext: &mut LedgerEntryExt) -> Result<(), Refused> {
+pub fn take_claimable(
+    txn: &mut Txn<'_>,
+    creator: &AccountId,
+    claimants: u32,
+    ext: &mut LedgerEntryExt,
+) -> Result<(), Refused> {
     let id = txn.sponsor_of(creator).unwrap_or_else(|| creator.clone());
     let Some(sponsor) = txn.peek_account(&id).cloned() else {
         return Err(Refused::LowReserve);

@@ -3,8 +3,8 @@
 use ed25519_dalek::{Signature as DalekSignature, VerifyingKey};
 use sha2::{Digest, Sha256};
 use stellar_xdr::{
-    AccountEntry, AccountId, DecoratedSignature, OperationBody, SetOptionsOp, Signer, SignerKey, SignerKeyEd25519SignedPayload,
-    Uint256,
+    AccountEntry, AccountId, DecoratedSignature, OperationBody, SetOptionsOp, Signer, SignerKey,
+    SignerKeyEd25519SignedPayload, Uint256,
 };
 
 use super::account::raw_key;
@@ -67,7 +67,11 @@ pub struct Checker<'t> {
 impl<'t> Checker<'t> {
     /// For the transaction with this hash.
     pub fn new(hash: [u8; 32], signatures: &'t [DecoratedSignature]) -> Self {
-        Self { hash, signatures, used: vec![false; signatures.len()] }
+        Self {
+            hash,
+            signatures,
+            used: vec![false; signatures.len()],
+        }
     }
 
     /// Whether every signature was needed by somebody.
@@ -96,7 +100,13 @@ impl<'t> Checker<'t> {
         if extra.is_empty() {
             return true;
         }
-        let signers = extra.iter().map(|key| Signer { key: key.clone(), weight: 1 }).collect();
+        let signers = extra
+            .iter()
+            .map(|key| Signer {
+                key: key.clone(),
+                weight: 1,
+            })
+            .collect();
         self.check(signers, extra.len() as u32)
     }
 
@@ -121,7 +131,10 @@ impl<'t> Checker<'t> {
         for kind in kinds {
             let mut left: Vec<&Signer> = signers.iter().filter(|s| kind(&s.key)).collect();
             for (signature, used) in self.signatures.iter().zip(self.used.iter_mut()) {
-                let Some(at) = left.iter().position(|signer| verifies(signature, &signer.key, &self.hash)) else {
+                let Some(at) = left
+                    .iter()
+                    .position(|signer| verifies(signature, &signer.key, &self.hash))
+                else {
                     continue;
                 };
                 *used = true;
@@ -136,7 +149,10 @@ impl<'t> Checker<'t> {
 }
 
 fn master_signer(id: &AccountId, weight: u32) -> Signer {
-    Signer { key: SignerKey::Ed25519(Uint256(*raw_key(id))), weight }
+    Signer {
+        key: SignerKey::Ed25519(Uint256(*raw_key(id))),
+        weight,
+    }
 }
 
 fn hint(bytes: &[u8]) -> [u8; 4] {
@@ -153,7 +169,8 @@ fn ed25519(key: &[u8; 32], message: &[u8], signature: &DecoratedSignature) -> bo
         return false;
     };
     // Strict: like libsodium, which stellar-core uses, it refuses keys and points of small order.
-    VerifyingKey::from_bytes(key).is_ok_and(|key| key.verify_strict(message, &DalekSignature::from_bytes(&bytes)).is_ok())
+    VerifyingKey::from_bytes(key)
+        .is_ok_and(|key| key.verify_strict(message, &DalekSignature::from_bytes(&bytes)).is_ok())
 }
 
 fn verifies(signature: &DecoratedSignature, key: &SignerKey, hash: &[u8; 32]) -> bool {
@@ -162,7 +179,10 @@ fn verifies(signature: &DecoratedSignature, key: &SignerKey, hash: &[u8; 32]) ->
         SignerKey::HashX(Uint256(image)) => {
             signature.hint.0 == hint(image) && Sha256::digest(signature.signature.0.as_slice()).as_slice() == image
         }
-        SignerKey::Ed25519SignedPayload(SignerKeyEd25519SignedPayload { ed25519: Uint256(key), payload }) => {
+        SignerKey::Ed25519SignedPayload(SignerKeyEd25519SignedPayload {
+            ed25519: Uint256(key),
+            payload,
+        }) => {
             let (a, b) = (hint(key), hint(payload.as_slice()));
             let both = [a[0] ^ b[0], a[1] ^ b[1], a[2] ^ b[2], a[3] ^ b[3]];
             signature.hint.0 == both && ed25519(key, payload.as_slice(), signature)

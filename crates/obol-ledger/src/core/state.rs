@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 
 use stellar_xdr::{
-    AccountEntry, AccountId, Asset, ClaimableBalanceEntry, ClaimableBalanceId, DataEntry, LedgerEntry, LedgerEntryChange,
-    LedgerEntryChanges, LedgerEntryData, LedgerEntryExt, LedgerHeader, LedgerKey, LedgerKeyAccount, LedgerKeyClaimableBalance,
-    LedgerKeyData, LedgerKeyTrustLine, String64, TrustLineAsset, TrustLineEntry, VecM,
+    AccountEntry, AccountId, Asset, ClaimableBalanceEntry, ClaimableBalanceId, DataEntry, LedgerEntry,
+    LedgerEntryChange, LedgerEntryChanges, LedgerEntryData, LedgerEntryExt, LedgerHeader, LedgerKey, LedgerKeyAccount,
+    LedgerKeyClaimableBalance, LedgerKeyData, LedgerKeyTrustLine, String64, TrustLineAsset, TrustLineEntry, VecM,
 };
 
 /// A closed ledger: its header and every entry.
@@ -42,7 +42,11 @@ pub struct Txn<'s> {
 impl<'s> Txn<'s> {
     /// Starts with one empty layer over `base`; `header` is what the transactions are to see.
     pub fn new(base: &'s State, header: LedgerHeader) -> Self {
-        Self { base, header, layers: vec![Layer::default()] }
+        Self {
+            base,
+            header,
+            layers: vec![Layer::default()],
+        }
     }
 
     /// Opens a layer.
@@ -72,7 +76,9 @@ impl<'s> Txn<'s> {
     }
 
     fn top(&mut self) -> &mut Layer {
-        self.layers.last_mut().expect("a Txn starts with one layer and never pops the last")
+        self.layers
+            .last_mut()
+            .expect("a Txn starts with one layer and never pops the last")
     }
 
     /// Reads an entry without recording that it was read.
@@ -161,7 +167,8 @@ impl<'s> Txn<'s> {
 
     /// Whether `account` sponsors anybody at the moment.
     pub fn is_sponsoring(&self, account: &AccountId) -> bool {
-        self.sponsorships().is_some_and(|open| open.values().any(|sponsor| sponsor == account))
+        self.sponsorships()
+            .is_some_and(|open| open.values().any(|sponsor| sponsor == account))
     }
 
     /// Whether any sponsorship was begun and not ended.
@@ -258,12 +265,19 @@ pub struct Loaded<T> {
 impl<T: IntoEntryData> Loaded<T> {
     /// A new entry, not sponsored.
     pub fn new(data: T) -> Self {
-        Self { ext: LedgerEntryExt::V0, data }
+        Self {
+            ext: LedgerEntryExt::V0,
+            data,
+        }
     }
 
     /// Back to a ledger entry; the ledger it was modified in is filled in when it is stored.
     pub fn into_entry(self) -> LedgerEntry {
-        LedgerEntry { last_modified_ledger_seq: 0, data: self.data.into_entry_data(), ext: self.ext }
+        LedgerEntry {
+            last_modified_ledger_seq: 0,
+            data: self.data.into_entry_data(),
+            ext: self.ext,
+        }
     }
 }
 
@@ -301,12 +315,18 @@ pub fn account_key(id: &AccountId) -> LedgerKey {
 
 /// The key of a trust line.
 pub fn trust_line_key(id: &AccountId, asset: &Asset) -> LedgerKey {
-    LedgerKey::Trustline(LedgerKeyTrustLine { account_id: id.clone(), asset: trust_line_asset(asset) })
+    LedgerKey::Trustline(LedgerKeyTrustLine {
+        account_id: id.clone(),
+        asset: trust_line_asset(asset),
+    })
 }
 
 /// The key of a data entry.
 pub fn data_key(id: &AccountId, name: &String64) -> LedgerKey {
-    LedgerKey::Data(LedgerKeyData { account_id: id.clone(), data_name: name.clone() })
+    LedgerKey::Data(LedgerKeyData {
+        account_id: id.clone(),
+        data_name: name.clone(),
+    })
 }
 
 /// The key of a claimable balance.

@@ -19,9 +19,10 @@
 use sha2::{Digest, Sha256};
 use stellar_xdr::{
     AccountId, DecoratedSignature, FeeBumpTransactionInnerTx, Hash, InnerTransactionResult, InnerTransactionResultExt,
-    InnerTransactionResultPair, InnerTransactionResultResult, LedgerEntryChanges, LedgerHeader, Limits, MuxedAccount, Operation,
-    OperationResult, Preconditions, PreconditionsV2, SequenceNumber, SignerKey, TimeBounds, Transaction, TransactionEnvelope,
-    TransactionExt, TransactionResult, TransactionResultExt, TransactionResultResult, TransactionV1Envelope, Uint256, VecM, WriteXdr,
+    InnerTransactionResultPair, InnerTransactionResultResult, LedgerEntryChanges, LedgerHeader, Limits, MuxedAccount,
+    Operation, OperationResult, Preconditions, PreconditionsV2, SequenceNumber, SignerKey, TimeBounds, Transaction,
+    TransactionEnvelope, TransactionExt, TransactionResult, TransactionResultExt, TransactionResultResult,
+    TransactionV1Envelope, Uint256, VecM, WriteXdr,
 };
 
 use super::account::{account_id, available_balance, sequence_touched, starting_sequence, touch_sequence};
@@ -130,7 +131,10 @@ impl Frame {
                     operations: v0.tx.operations,
                     ext: TransactionExt::V0,
                 };
-                TransactionEnvelope::Tx(TransactionV1Envelope { tx, signatures: v0.signatures })
+                TransactionEnvelope::Tx(TransactionV1Envelope {
+                    tx,
+                    signatures: v0.signatures,
+                })
             }
             other => other,
         };
@@ -164,7 +168,9 @@ impl Frame {
 
     /// Who pays the fee.
     pub fn fee_source(&self) -> AccountId {
-        self.bump.as_ref().map_or_else(|| self.inner.source(), |bump| bump.source.clone())
+        self.bump
+            .as_ref()
+            .map_or_else(|| self.inner.source(), |bump| bump.source.clone())
     }
 
     /// The bid in stroops, for [`Frame::fee_units`] operations.
@@ -191,7 +197,11 @@ impl Frame {
         let result = match &self.bump {
             None => wrap(fee, self.inner.check(txn, true, validity)),
             Some(bump) => match bump.check(txn, &self.inner, &header) {
-                Err((fee, code)) => TransactionResult { fee_charged: fee, result: code, ext: TransactionResultExt::V0 },
+                Err((fee, code)) => TransactionResult {
+                    fee_charged: fee,
+                    result: code,
+                    ext: TransactionResultExt::V0,
+                },
                 Ok(()) => self.wrap_bump(fee, 0, self.inner.check(txn, false, validity)),
             },
         };
@@ -237,7 +247,11 @@ impl Frame {
                 self.wrap_bump(fee_charged, i64::from(self.inner.tx.fee).min(min), outcome)
             }
         };
-        Applied { result, before: LedgerEntryChanges(before.try_into().unwrap_or_default()), operations }
+        Applied {
+            result,
+            before: LedgerEntryChanges(before.try_into().unwrap_or_default()),
+            operations,
+        }
     }
 
     fn wrap_bump(&self, fee: i64, inner_fee: i64, outcome: Outcome) -> TransactionResult {
@@ -255,7 +269,11 @@ impl Frame {
         } else {
             TransactionResultResult::TxFeeBumpInnerFailed(pair)
         };
-        TransactionResult { fee_charged: fee, result, ext: TransactionResultExt::V0 }
+        TransactionResult {
+            fee_charged: fee,
+            result,
+            ext: TransactionResultExt::V0,
+        }
     }
 }
 
@@ -273,7 +291,10 @@ impl Bump {
         let wanted = i128::from(inner.tx.fee) * i128::from(min);
         if offered < wanted {
             let fee = (wanted + i128::from(inner_min) - 1) / i128::from(inner_min).max(1);
-            return Err((i64::try_from(fee).unwrap_or(i64::MAX), TransactionResultResult::TxInsufficientFee));
+            return Err((
+                i64::try_from(fee).unwrap_or(i64::MAX),
+                TransactionResultResult::TxInsufficientFee,
+            ));
         }
         let Some(source) = txn.peek_account(&self.source) else {
             return Err((min, TransactionResultResult::TxNoAccount));
@@ -313,7 +334,10 @@ impl Inner {
 
     /// The source of an operation: its own or the transaction's.
     pub fn operation_source(&self, operation: &Operation) -> AccountId {
-        operation.source_account.clone().map_or_else(|| self.source(), MuxedAccount::account_id)
+        operation
+            .source_account
+            .clone()
+            .map_or_else(|| self.source(), MuxedAccount::account_id)
     }
 
     fn context<'a>(&'a self, index: usize, operation: &'a Operation) -> Context<'a> {
@@ -327,12 +351,18 @@ impl Inner {
     }
 
     fn default_results(&self) -> Vec<OperationResult> {
-        self.tx.operations.iter().map(|op| operations::success(&op.body)).collect()
+        self.tx
+            .operations
+            .iter()
+            .map(|op| operations::success(&op.body))
+            .collect()
     }
 
     fn check(&self, txn: &mut Txn<'_>, charge_fee: bool, validity: Validity) -> Outcome {
         let mut checker = Checker::new(self.hash, &self.signatures);
-        if let Err(Failed::Early(code) | Failed::UsesSequence(code)) = self.common(txn, &mut checker, charge_fee, false, validity) {
+        if let Err(Failed::Early(code) | Failed::UsesSequence(code)) =
+            self.common(txn, &mut checker, charge_fee, false, validity)
+        {
             return Outcome::Refused(code);
         }
         let mut results = self.default_results();
@@ -362,22 +392,34 @@ impl Inner {
         validity: Validity,
     ) -> Result<(), Failed> {
         let header = &txn.header;
-        self.before_sequence(header, charge_fee, validity).map_err(Failed::Early)?;
+        self.before_sequence(header, charge_fee, validity)
+            .map_err(Failed::Early)?;
         let Some(source) = txn.peek_account(&self.source()) else {
             return Err(Failed::Early(Refusal::TxNoAccount));
         };
-        let current = if validity.current == 0 { source.seq_num.0 } else { validity.current };
+        let current = if validity.current == 0 {
+            source.seq_num.0
+        } else {
+            validity.current
+        };
         if self.is_bad_sequence(header, current) {
             return Err(Failed::Early(Refusal::TxBadSeq));
         }
         let (seq_ledger, seq_time) = sequence_touched(source);
         let close_time = header.scp_value.close_time.0;
-        let old_enough = close_time.checked_sub(self.conditions.min_seq_age.0).is_some_and(|t| t >= seq_time);
-        let far_enough = header.ledger_seq.checked_sub(self.conditions.min_seq_ledger_gap).is_some_and(|l| l >= seq_ledger);
+        let old_enough = close_time
+            .checked_sub(self.conditions.min_seq_age.0)
+            .is_some_and(|t| t >= seq_time);
+        let far_enough = header
+            .ledger_seq
+            .checked_sub(self.conditions.min_seq_ledger_gap)
+            .is_some_and(|l| l >= seq_ledger);
         if !old_enough || !far_enough {
             return Err(Failed::UsesSequence(Refusal::TxBadMinSeqAgeOrGap));
         }
-        if !checker.account(source, Threshold::Low.needed(source)) || !checker.extra_signers(&self.conditions.extra_signers) {
+        if !checker.account(source, Threshold::Low.needed(source))
+            || !checker.extra_signers(&self.conditions.extra_signers)
+        {
             return Err(Failed::UsesSequence(Refusal::TxBadAuth));
         }
         // When applying, the fee is already taken.
@@ -405,7 +447,8 @@ impl Inner {
         let close_time = header.scp_value.close_time.0;
         let time = conditions.time_bounds.as_ref();
         let ledgers = conditions.ledger_bounds.as_ref();
-        if time.is_some_and(|t| t.min_time.0 > close_time) || ledgers.is_some_and(|l| l.min_ledger > header.ledger_seq) {
+        if time.is_some_and(|t| t.min_time.0 > close_time) || ledgers.is_some_and(|l| l.min_ledger > header.ledger_seq)
+        {
             return Err(Refusal::TxTooEarly);
         }
         let latest = close_time.saturating_add(validity.close_time_ahead);
@@ -473,7 +516,11 @@ impl Inner {
         if !all {
             return Err(Outcome::Failed(results));
         }
-        if checker.all_used() { Ok(()) } else { Err(Outcome::Refused(Refusal::TxBadAuthExtra)) }
+        if checker.all_used() {
+            Ok(())
+        } else {
+            Err(Outcome::Refused(Refusal::TxBadAuthExtra))
+        }
     }
 
     fn remove_one_time_signers(&self, txn: &mut Txn<'_>) {
@@ -483,7 +530,9 @@ impl Inner {
         accounts.dedup();
         let key = SignerKey::PreAuthTx(Uint256(self.hash));
         for id in accounts {
-            if txn.peek_account(&id).is_some_and(|account| account.signers.iter().any(|s| s.key == key))
+            if txn
+                .peek_account(&id)
+                .is_some_and(|account| account.signers.iter().any(|s| s.key == key))
                 && let Some(account) = txn.load_account(&id)
             {
                 remove_one_time_signer(txn, account, self.hash);
@@ -531,7 +580,11 @@ impl Inner {
 }
 
 /// Removes the signer that stands for the transaction with this hash, used up by it, and writes the account.
-fn remove_one_time_signer(txn: &mut Txn<'_>, mut account: super::state::Loaded<stellar_xdr::AccountEntry>, hash: [u8; 32]) {
+fn remove_one_time_signer(
+    txn: &mut Txn<'_>,
+    mut account: super::state::Loaded<stellar_xdr::AccountEntry>,
+    hash: [u8; 32],
+) {
     let key = SignerKey::PreAuthTx(Uint256(hash));
     if let Some(index) = account.data.signers.iter().position(|s| s.key == key) {
         reserve::release_signer(txn, &mut account, index);
@@ -578,7 +631,11 @@ fn wrap(fee: i64, outcome: Outcome) -> TransactionResult {
         I::TxSorobanInvalid => T::TxSorobanInvalid,
         I::TxFrozenKeyAccessed => T::TxFrozenKeyAccessed,
     };
-    TransactionResult { fee_charged: fee, result, ext: TransactionResultExt::V0 }
+    TransactionResult {
+        fee_charged: fee,
+        result,
+        ext: TransactionResultExt::V0,
+    }
 }
 
 /// SHA-256 over the XDR of a value.
@@ -588,5 +645,9 @@ pub fn xdr_hash(value: &impl WriteXdr) -> [u8; 32] {
 
 /// The genesis account of a network: its key is the network identifier used as a seed, so everybody knows it.
 pub fn root_account(network_id: [u8; 32]) -> AccountId {
-    account_id(ed25519_dalek::SigningKey::from_bytes(&network_id).verifying_key().to_bytes())
+    account_id(
+        ed25519_dalek::SigningKey::from_bytes(&network_id)
+            .verifying_key()
+            .to_bytes(),
+    )
 }

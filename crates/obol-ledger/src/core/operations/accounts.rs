@@ -1,15 +1,15 @@
 //! Accounts: create, set options, merge, bump sequence, data entries.
 
 use stellar_xdr::{
-    AccountEntry, AccountId, AccountMergeResult, BumpSequenceOp, BumpSequenceResult, CreateAccountOp, CreateAccountResult, DataEntry,
-    DataEntryExt, ManageDataOp, ManageDataResult, MuxedAccount, OperationResult, OperationResultTr as Tr, SetOptionsOp,
-    SetOptionsResult, Signer, SignerKey, Uint256,
+    AccountEntry, AccountId, AccountMergeResult, BumpSequenceOp, BumpSequenceResult, CreateAccountOp,
+    CreateAccountResult, DataEntry, DataEntryExt, ManageDataOp, ManageDataResult, MuxedAccount, OperationResult,
+    OperationResultTr as Tr, SetOptionsOp, SetOptionsResult, Signer, SignerKey, Uint256,
 };
 
 use super::{Failure, account_of, reserve_failure};
 use crate::core::account::{
-    ACCOUNT_FLAGS, AUTH_CLAWBACK, AUTH_IMMUTABLE, AUTH_REVOCABLE, add_balance, available_balance, new_account, num_sponsoring,
-    raw_key, starting_sequence, text_is_valid, touch_sequence,
+    ACCOUNT_FLAGS, AUTH_CLAWBACK, AUTH_IMMUTABLE, AUTH_REVOCABLE, add_balance, available_balance, new_account,
+    num_sponsoring, raw_key, starting_sequence, text_is_valid, touch_sequence,
 };
 use crate::core::reserve;
 use crate::core::state::{Loaded, Txn, account_key, data_key};
@@ -68,7 +68,11 @@ pub fn check_options(source: &AccountId, op: &SetOptionsOp) -> Result<(), SetOpt
             return Err(SetOptionsResult::BadSigner);
         }
     }
-    if op.home_domain.as_ref().is_some_and(|domain| !text_is_valid(domain.0.as_slice())) {
+    if op
+        .home_domain
+        .as_ref()
+        .is_some_and(|domain| !text_is_valid(domain.0.as_slice()))
+    {
         return Err(SetOptionsResult::InvalidHomeDomain);
     }
     Ok(())
@@ -119,7 +123,9 @@ fn set_signer(txn: &mut Txn<'_>, account: &mut Loaded<AccountEntry>, signer: &Si
             }
         }
         (None, _) if account.data.signers.len() >= MAX_SIGNERS => {
-            return Err(OperationResult::OpInner(Tr::SetOptions(SetOptionsResult::TooManySigners)));
+            return Err(OperationResult::OpInner(Tr::SetOptions(
+                SetOptionsResult::TooManySigners,
+            )));
         }
         (None, _) => reserve::take_signer(txn, account, signer.clone())
             .map_err(|refused| reserve_failure(refused, Tr::SetOptions(SetOptionsResult::LowReserve)))?,
@@ -128,7 +134,11 @@ fn set_signer(txn: &mut Txn<'_>, account: &mut Loaded<AccountEntry>, signer: &Si
 }
 
 pub fn check_merge(source: &AccountId, to: &MuxedAccount) -> Result<(), AccountMergeResult> {
-    if account_of(to) == *source { Err(AccountMergeResult::Malformed) } else { Ok(()) }
+    if account_of(to) == *source {
+        Err(AccountMergeResult::Malformed)
+    } else {
+        Ok(())
+    }
 }
 
 /// Merges `source` into `to`; returns the balance that moved.
@@ -169,7 +179,11 @@ pub fn merge(txn: &mut Txn<'_>, source: &AccountId, to: &AccountId) -> Result<i6
 }
 
 pub fn check_bump(op: &BumpSequenceOp) -> Result<(), BumpSequenceResult> {
-    if op.bump_to.0 < 0 { Err(BumpSequenceResult::BadSeq) } else { Ok(()) }
+    if op.bump_to.0 < 0 {
+        Err(BumpSequenceResult::BadSeq)
+    } else {
+        Ok(())
+    }
 }
 
 pub fn bump_sequence(txn: &mut Txn<'_>, source: &AccountId, op: &BumpSequenceOp) {
@@ -186,7 +200,11 @@ pub fn bump_sequence(txn: &mut Txn<'_>, source: &AccountId, op: &BumpSequenceOp)
 
 pub fn check_data(op: &ManageDataOp) -> Result<(), ManageDataResult> {
     let name = op.data_name.0.as_slice();
-    if name.is_empty() || !text_is_valid(name) { Err(ManageDataResult::InvalidName) } else { Ok(()) }
+    if name.is_empty() || !text_is_valid(name) {
+        Err(ManageDataResult::InvalidName)
+    } else {
+        Ok(())
+    }
 }
 
 pub fn manage_data(txn: &mut Txn<'_>, source: &AccountId, op: &ManageDataOp) -> Result<(), Failure> {

@@ -3,15 +3,16 @@
 //! An issuer has no trust line in its own asset: paying out creates the asset, paying in destroys it.
 
 use stellar_xdr::{
-    AccountId, AllowTrustOp, AllowTrustResult, AlphaNum4, AlphaNum12, Asset, AssetCode, ChangeTrustAsset, ChangeTrustOp,
-    ChangeTrustResult, ClawbackOp, ClawbackResult, OperationResult, OperationResultTr as Tr, PaymentOp, PaymentResult,
-    SetTrustLineFlagsOp, SetTrustLineFlagsResult, TrustLineEntry, TrustLineEntryExt,
+    AccountId, AllowTrustOp, AllowTrustResult, AlphaNum4, AlphaNum12, Asset, AssetCode, ChangeTrustAsset,
+    ChangeTrustOp, ChangeTrustResult, ClawbackOp, ClawbackResult, OperationResult, OperationResultTr as Tr, PaymentOp,
+    PaymentResult, SetTrustLineFlagsOp, SetTrustLineFlagsResult, TrustLineEntry, TrustLineEntryExt,
 };
 
 use super::{Failure, account_of, reserve_failure};
 use crate::core::account::{
-    AUTH_CLAWBACK, AUTH_REQUIRED, AUTH_REVOCABLE, LINE_AUTHORIZED, LINE_CLAWBACK, LINE_FLAGS, LINE_MAINTAIN, add_balance,
-    add_line_balance, asset_is_valid, available_balance, is_authorized, issuer, line_flags_are_valid, line_liabilities,
+    AUTH_CLAWBACK, AUTH_REQUIRED, AUTH_REVOCABLE, LINE_AUTHORIZED, LINE_CLAWBACK, LINE_FLAGS, LINE_MAINTAIN,
+    add_balance, add_line_balance, asset_is_valid, available_balance, is_authorized, issuer, line_flags_are_valid,
+    line_liabilities,
 };
 use crate::core::reserve;
 use crate::core::state::{Loaded, Txn, trust_line_asset, trust_line_key};
@@ -57,10 +58,20 @@ pub fn move_asset(txn: &mut Txn<'_>, who: &AccountId, asset: &Asset, delta: i64)
 }
 
 pub fn check_payment(op: &PaymentOp) -> Result<(), PaymentResult> {
-    if op.amount <= 0 || !asset_is_valid(&op.asset) { Err(PaymentResult::Malformed) } else { Ok(()) }
+    if op.amount <= 0 || !asset_is_valid(&op.asset) {
+        Err(PaymentResult::Malformed)
+    } else {
+        Ok(())
+    }
 }
 
-pub fn pay(txn: &mut Txn<'_>, from: &AccountId, to: &AccountId, asset: &Asset, amount: i64) -> Result<(), PaymentResult> {
+pub fn pay(
+    txn: &mut Txn<'_>,
+    from: &AccountId,
+    to: &AccountId,
+    asset: &Asset,
+    amount: i64,
+) -> Result<(), PaymentResult> {
     if *asset == Asset::Native && from == to {
         return Ok(());
     }
@@ -171,17 +182,27 @@ pub fn check_flags(source: &AccountId, op: &SetTrustLineFlagsOp) -> Result<(), S
         && op.set_flags & LINE_CLAWBACK == 0
         && line_flags_are_valid(op.set_flags)
         && op.clear_flags & !LINE_FLAGS == 0;
-    if fine { Ok(()) } else { Err(SetTrustLineFlagsResult::Malformed) }
+    if fine {
+        Ok(())
+    } else {
+        Err(SetTrustLineFlagsResult::Malformed)
+    }
 }
 
-pub fn set_flags(txn: &mut Txn<'_>, source: &AccountId, op: &SetTrustLineFlagsOp) -> Result<(), SetTrustLineFlagsResult> {
+pub fn set_flags(
+    txn: &mut Txn<'_>,
+    source: &AccountId,
+    op: &SetTrustLineFlagsOp,
+) -> Result<(), SetTrustLineFlagsResult> {
     let revocable = txn.peek_account(source).is_some_and(|a| a.flags & AUTH_REVOCABLE != 0);
     let lowers = op.clear_flags & (LINE_AUTHORIZED | LINE_MAINTAIN) != 0 && op.set_flags & LINE_AUTHORIZED == 0;
     // Before the trust line is looked for: an issuer that cannot revoke hears so even if there is none.
     if !revocable && lowers {
         return Err(SetTrustLineFlagsResult::CantRevoke);
     }
-    let mut line = txn.load_trust_line(&op.trustor, &op.asset).ok_or(SetTrustLineFlagsResult::NoTrustLine)?;
+    let mut line = txn
+        .load_trust_line(&op.trustor, &op.asset)
+        .ok_or(SetTrustLineFlagsResult::NoTrustLine)?;
     let flags = (line.data.flags & !op.clear_flags) | op.set_flags;
     if !line_flags_are_valid(flags) {
         return Err(SetTrustLineFlagsResult::InvalidState);
@@ -198,8 +219,14 @@ pub fn set_flags(txn: &mut Txn<'_>, source: &AccountId, op: &SetTrustLineFlagsOp
 fn allowed_asset(source: &AccountId, code: &AssetCode) -> Asset {
     let issuer = source.clone();
     match code {
-        AssetCode::CreditAlphanum4(code) => Asset::CreditAlphanum4(AlphaNum4 { asset_code: code.clone(), issuer }),
-        AssetCode::CreditAlphanum12(code) => Asset::CreditAlphanum12(AlphaNum12 { asset_code: code.clone(), issuer }),
+        AssetCode::CreditAlphanum4(code) => Asset::CreditAlphanum4(AlphaNum4 {
+            asset_code: code.clone(),
+            issuer,
+        }),
+        AssetCode::CreditAlphanum12(code) => Asset::CreditAlphanum12(AlphaNum12 {
+            asset_code: code.clone(),
+            issuer,
+        }),
     }
 }
 
@@ -217,7 +244,9 @@ pub fn allow_trust(txn: &mut Txn<'_>, source: &AccountId, op: &AllowTrustOp) -> 
     if !revocable && op.authorize == 0 {
         return Err(AllowTrustResult::CantRevoke);
     }
-    let mut line = txn.load_trust_line(&op.trustor, &asset).ok_or(AllowTrustResult::NoTrustLine)?;
+    let mut line = txn
+        .load_trust_line(&op.trustor, &asset)
+        .ok_or(AllowTrustResult::NoTrustLine)?;
     if !revocable && is_authorized(&line.data) && op.authorize & LINE_AUTHORIZED == 0 {
         return Err(AllowTrustResult::CantRevoke);
     }
@@ -236,7 +265,9 @@ pub fn check_clawback(source: &AccountId, op: &ClawbackOp) -> Result<(), Clawbac
 }
 
 pub fn clawback(txn: &mut Txn<'_>, op: &ClawbackOp) -> Result<(), ClawbackResult> {
-    let mut line = txn.load_trust_line(&account_of(&op.from), &op.asset).ok_or(ClawbackResult::NoTrust)?;
+    let mut line = txn
+        .load_trust_line(&account_of(&op.from), &op.asset)
+        .ok_or(ClawbackResult::NoTrust)?;
     if line.data.flags & LINE_CLAWBACK == 0 {
         return Err(ClawbackResult::NotClawbackEnabled);
     }

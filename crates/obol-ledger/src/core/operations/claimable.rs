@@ -2,10 +2,10 @@
 
 use stellar_xdr::{
     AccountId, Asset, ClaimClaimableBalanceOp, ClaimClaimableBalanceResult, ClaimPredicate, ClaimableBalanceEntry,
-    ClaimableBalanceEntryExt, ClaimableBalanceEntryExtensionV1, ClaimableBalanceEntryExtensionV1Ext, ClaimableBalanceFlags,
-    ClaimableBalanceId, Claimant, ClaimantV0, ClawbackClaimableBalanceOp, ClawbackClaimableBalanceResult, CreateClaimableBalanceOp,
-    CreateClaimableBalanceResult, Hash, HashIdPreimage, HashIdPreimageOperationId, OperationResult, OperationResultTr as Tr,
-    SequenceNumber,
+    ClaimableBalanceEntryExt, ClaimableBalanceEntryExtensionV1, ClaimableBalanceEntryExtensionV1Ext,
+    ClaimableBalanceFlags, ClaimableBalanceId, Claimant, ClaimantV0, ClawbackClaimableBalanceOp,
+    ClawbackClaimableBalanceResult, CreateClaimableBalanceOp, CreateClaimableBalanceResult, Hash, HashIdPreimage,
+    HashIdPreimageOperationId, OperationResult, OperationResultTr as Tr, SequenceNumber,
 };
 
 use super::assets::{Blocked, move_asset};
@@ -69,10 +69,18 @@ pub fn check_create(op: &CreateClaimableBalanceOp) -> Result<(), CreateClaimable
         fine &= !destinations.contains(&&claimant.destination) && predicate_is_valid(&claimant.predicate, 1);
         destinations.push(&claimant.destination);
     }
-    if fine { Ok(()) } else { Err(CreateClaimableBalanceResult::Malformed) }
+    if fine {
+        Ok(())
+    } else {
+        Err(CreateClaimableBalanceResult::Malformed)
+    }
 }
 
-pub fn create(txn: &mut Txn<'_>, context: &Context<'_>, op: &CreateClaimableBalanceOp) -> Result<ClaimableBalanceId, Failure> {
+pub fn create(
+    txn: &mut Txn<'_>,
+    context: &Context<'_>,
+    op: &CreateClaimableBalanceOp,
+) -> Result<ClaimableBalanceId, Failure> {
     let fail = |code| OperationResult::OpInner(Tr::CreateClaimableBalance(code));
     let source = &context.source;
     move_asset(txn, source, &op.asset, -op.amount).map_err(|blocked| {
@@ -85,19 +93,26 @@ pub fn create(txn: &mut Txn<'_>, context: &Context<'_>, op: &CreateClaimableBala
     let clawback = match issuer(&op.asset) {
         None => false,
         Some(id) if id == source => txn.peek_account(source).is_some_and(|a| a.flags & AUTH_CLAWBACK != 0),
-        Some(_) => txn.peek_trust_line(source, &op.asset).is_some_and(|l| l.flags & LINE_CLAWBACK != 0),
+        Some(_) => txn
+            .peek_trust_line(source, &op.asset)
+            .is_some_and(|l| l.flags & LINE_CLAWBACK != 0),
     };
-    let id = ClaimableBalanceId::ClaimableBalanceIdTypeV0(Hash(xdr_hash(&HashIdPreimage::OpId(HashIdPreimageOperationId {
-        source_account: context.tx_source.clone(),
-        seq_num: SequenceNumber(context.sequence),
-        op_num: context.index,
-    }))));
+    let id = ClaimableBalanceId::ClaimableBalanceIdTypeV0(Hash(xdr_hash(&HashIdPreimage::OpId(
+        HashIdPreimageOperationId {
+            source_account: context.tx_source.clone(),
+            seq_num: SequenceNumber(context.sequence),
+            op_num: context.index,
+        },
+    ))));
     let now = close_time(txn);
     let claimants: Vec<Claimant> = op
         .claimants
         .iter()
         .map(|Claimant::ClaimantTypeV0(c)| {
-            Claimant::ClaimantTypeV0(ClaimantV0 { destination: c.destination.clone(), predicate: fix_times(&c.predicate, now) })
+            Claimant::ClaimantTypeV0(ClaimantV0 {
+                destination: c.destination.clone(),
+                predicate: fix_times(&c.predicate, now),
+            })
         })
         .collect();
     let mut balance = Loaded::new(ClaimableBalanceEntry {
@@ -114,14 +129,24 @@ pub fn create(txn: &mut Txn<'_>, context: &Context<'_>, op: &CreateClaimableBala
             ClaimableBalanceEntryExt::V0
         },
     });
-    reserve::take_claimable(txn, source, op.claimants.len() as u32, &mut balance.ext)
-        .map_err(|refused| reserve_failure(refused, Tr::CreateClaimableBalance(CreateClaimableBalanceResult::LowReserve)))?;
+    reserve::take_claimable(txn, source, op.claimants.len() as u32, &mut balance.ext).map_err(|refused| {
+        reserve_failure(
+            refused,
+            Tr::CreateClaimableBalance(CreateClaimableBalanceResult::LowReserve),
+        )
+    })?;
     txn.save(balance);
     Ok(id)
 }
 
-pub fn claim(txn: &mut Txn<'_>, source: &AccountId, op: &ClaimClaimableBalanceOp) -> Result<(), ClaimClaimableBalanceResult> {
-    let balance = txn.load_claimable(&op.balance_id).ok_or(ClaimClaimableBalanceResult::DoesNotExist)?;
+pub fn claim(
+    txn: &mut Txn<'_>,
+    source: &AccountId,
+    op: &ClaimClaimableBalanceOp,
+) -> Result<(), ClaimClaimableBalanceResult> {
+    let balance = txn
+        .load_claimable(&op.balance_id)
+        .ok_or(ClaimClaimableBalanceResult::DoesNotExist)?;
     let now = close_time(txn);
     let may = balance
         .data
@@ -146,7 +171,9 @@ pub fn clawback(
     source: &AccountId,
     op: &ClawbackClaimableBalanceOp,
 ) -> Result<(), ClawbackClaimableBalanceResult> {
-    let balance = txn.load_claimable(&op.balance_id).ok_or(ClawbackClaimableBalanceResult::DoesNotExist)?;
+    let balance = txn
+        .load_claimable(&op.balance_id)
+        .ok_or(ClawbackClaimableBalanceResult::DoesNotExist)?;
     if balance.data.asset == Asset::Native || issuer(&balance.data.asset) != Some(source) {
         return Err(ClawbackClaimableBalanceResult::NotIssuer);
     }

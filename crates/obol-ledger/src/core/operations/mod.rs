@@ -8,9 +8,7 @@ mod assets;
 mod claimable;
 mod sponsorship;
 
-use stellar_xdr::{
-    AccountId, MuxedAccount, Operation, OperationBody, OperationResult, OperationResultTr as Tr,
-};
+use stellar_xdr::{AccountId, MuxedAccount, Operation, OperationBody, OperationResult, OperationResultTr as Tr};
 
 use super::reserve::Refused;
 use super::signatures::{Checker, Threshold};
@@ -76,12 +74,18 @@ impl Context<'_> {
             None if self.operation.source_account.is_none() => return Err(OperationResult::OpNoAccount),
             None => checker.missing_account(&self.source),
         };
-        if signed { Ok(()) } else { Err(OperationResult::OpBadAuth) }
+        if signed {
+            Ok(())
+        } else {
+            Err(OperationResult::OpBadAuth)
+        }
     }
 
     /// Whether the source exists at the moment of application.
     pub fn check_source_exists(&self, txn: &Txn<'_>) -> Result<(), Failure> {
-        txn.peek_account(&self.source).map(|_| ()).ok_or(OperationResult::OpNoAccount)
+        txn.peek_account(&self.source)
+            .map(|_| ())
+            .ok_or(OperationResult::OpNoAccount)
     }
 }
 
@@ -156,7 +160,9 @@ pub fn apply(context: &Context<'_>, txn: &mut Txn<'_>) -> Result<OperationResult
         OperationBody::AllowTrust(op) => assets::allow_trust(txn, source, op).map_err(inner(Tr::AllowTrust))?,
         OperationBody::AccountMerge(to) => {
             let balance = accounts::merge(txn, source, &account_of(to)).map_err(inner(Tr::AccountMerge))?;
-            return Ok(OperationResult::OpInner(Tr::AccountMerge(stellar_xdr::AccountMergeResult::Success(balance))));
+            return Ok(OperationResult::OpInner(Tr::AccountMerge(
+                stellar_xdr::AccountMergeResult::Success(balance),
+            )));
         }
         OperationBody::ManageData(op) => accounts::manage_data(txn, source, op)?,
         OperationBody::BumpSequence(op) => accounts::bump_sequence(txn, source, op),

@@ -3,7 +3,8 @@
 use stellar_xdr::{
     AccountEntry, AccountId, BeginSponsoringFutureReservesOp, BeginSponsoringFutureReservesResult as Begin,
     EndSponsoringFutureReservesResult as End, LedgerEntry, LedgerEntryData, LedgerKey, OperationResultTr as Tr,
-    RevokeSponsorshipOp, RevokeSponsorshipOpSigner, RevokeSponsorshipResult as Revoke, SponsorshipDescriptor, TrustLineAsset,
+    RevokeSponsorshipOp, RevokeSponsorshipOpSigner, RevokeSponsorshipResult as Revoke, SponsorshipDescriptor,
+    TrustLineAsset,
 };
 
 use super::{Failure, reserve_failure};
@@ -12,7 +13,11 @@ use crate::core::reserve::{self, Refused};
 use crate::core::state::Txn;
 
 pub fn check_begin(source: &AccountId, op: &BeginSponsoringFutureReservesOp) -> Result<(), Begin> {
-    if op.sponsored_id == *source { Err(Begin::Malformed) } else { Ok(()) }
+    if op.sponsored_id == *source {
+        Err(Begin::Malformed)
+    } else {
+        Ok(())
+    }
 }
 
 pub fn begin(txn: &mut Txn<'_>, source: &AccountId, op: &BeginSponsoringFutureReservesOp) -> Result<(), Begin> {
@@ -172,7 +177,12 @@ fn revoke_entry(txn: &mut Txn<'_>, source: &AccountId, key: &LedgerKey) -> Resul
 fn revoke_signer(txn: &mut Txn<'_>, source: &AccountId, op: &RevokeSponsorshipOpSigner) -> Result<(), Failure> {
     let missing = || fail(Revoke::DoesNotExist);
     let account = txn.load_account(&op.account_id).ok_or_else(missing)?;
-    let index = account.data.signers.iter().position(|s| s.key == op.signer_key).ok_or_else(missing)?;
+    let index = account
+        .data
+        .signers
+        .iter()
+        .position(|s| s.key == op.signer_key)
+        .ok_or_else(missing)?;
     let was = signer_sponsors(&account.data).get(index).and_then(|s| s.0.clone());
     if was.as_ref().unwrap_or(&op.account_id) != source {
         return Err(fail(Revoke::NotSponsor));
