@@ -40,6 +40,9 @@ mod stream;
 mod window;
 mod wire;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, VecDeque};
 
 use smallvec::SmallVec;
