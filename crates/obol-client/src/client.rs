@@ -5,18 +5,33 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arti_client::TorClient;
+use obol_cell::{Asset, PricePer64KiB, Stroops};
+use obol_stellar::escrow::PayerSecret;
+use obol_stellar::key::{KeyFileError, account_text};
+use obol_stellar::keys::EscrowPayer;
+use obol_stellar::rail::horizon::{Horizon, Timeouts};
+use obol_stellar::rail::many::Many;
+use obol_stellar::settle::{Policy, Settler};
+use obol_stellar::{Connect, Keypair, Network, Outbox, Rail, RailConfig};
+use obol_store::Journal;
+use obol_toll::fact::PayerFact;
+use obol_toll::payer::{Payer, PayerConfig};
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
+use tracing::debug;
 
-use crate::config::ClientConfig;
+use crate::cashier::{Cashier, Note, Till};
+use crate::config::{ClientConfig, ConfigError, Pay, Payments};
 use crate::error::{SettleError, StartError};
 use crate::events::Event;
 use crate::figures::Figures;
-use crate::proxy::Proxy;
-use crate::runtime::LinkMeters;
+use crate::proxy::{Proxy, fresh_stream};
+use crate::runtime::{LinkMeters, MeteredRuntime};
 use crate::tor::{self, tor_error_text};
-use crate::tunnels::Tunnels;
+use crate::tunnels::{StreamGuard, Tunnels};
+use crate::wallet::{ThroughTor, Wallet, WalletParts};
 use crate::watch::Watch;
 
 /// How long the end of a client may take.
@@ -27,15 +42,18 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Client;
 
 impl Client {
-    /// Starts a client: binds the proxy, opens the journal and the wallet, loads the Tor directory and waits until circuits can be built.
+    /// Starts a client: binds the proxy, opens the wallet and the journal, loads the Tor directory and waits until circuits can be built.
     ///
-    /// To be called within a tokio runtime (multi-threaded). Applications are served from the moment this returns. To follow the start itself, use
-    /// [`Client::start_watched`].
+    /// To be called within a tokio runtime (multi-threaded). Applications are served from the moment this returns.
     pub async fn start(config: ClientConfig) -> Result<ClientHandle, StartError> {
         config.check()?;
         // What can fail for the user's fault comes first, before the network is touched.
         let proxy = Proxy::bind(config.socks.listen).await?;
         private_directory(&config.state_directory)?;
+        let books = match &config.payments {
+            Some(payments) => Some(Books::open(&config, payments).await?),
+            None => None,
+        };
         let links = LinkMeters::default();
         let watch = Watch::new(links.clone());
         let tor = tor::client(&config.tor, &config.state_directory, links.clone()).await?;
@@ -45,39 +63,177 @@ impl Client {
             reason: tor_error_text(&error),
         })?;
         watch.tell(Event::Bootstrapped);
-        let (opened, mut new_tunnels) = mpsc::unbounded_channel();
+
+        let (tell, notes) = mpsc::unbounded_channel();
+        let (opened, new_tunnels) = mpsc::unbounded_channel();
         let tunnels = Arc::new(Tunnels::new(Arc::clone(&tor), opened));
+        let account = books.as_ref().map(|books| account_text(&books.account.account()));
+        let ledger = config
+            .payments
+            .as_ref()
+            .and_then(|payments| payments.ledger.urls.first().cloned());
+        let till = match (books, &config.payments) {
+            (Some(books), Some(payments)) => Some(books.till(payments, &tor, &watch, &tell, &stop, &tasks).await?),
+            _ => None,
+        };
+        let wallet = till.as_ref().map(|till| till.wallet.clone());
+        let cashier = Cashier::new(till, Arc::clone(&tunnels), links, watch.clone(), tell.clone());
+        tasks.spawn(cashier.run(new_tunnels, notes, stop.clone()));
         let socks = proxy.address();
-        tasks.spawn({
-            let (watch, tunnels) = (watch.clone(), Arc::clone(&tunnels));
-            async move {
-                while let Some(tunnel) = new_tunnels.recv().await {
-                    watch.opened(&tunnel);
-                    let (watch, tunnels) = (watch.clone(), Arc::clone(&tunnels));
-                    tokio::spawn(async move {
-                        if let Some(circuit) = tunnel.circuit() {
-                            let closed = circuit.wait_for_close();
-                            drop(circuit);
-                            closed.await;
-                        }
-                        tunnels.closed(&tunnel);
-                        watch.closed(tunnel.id());
-                    });
-                }
-            }
-        });
-        tasks.spawn(proxy.serve(tor, tunnels, stop.clone(), tasks.clone()));
+        tasks.spawn(proxy.serve(Arc::clone(&tor), Arc::clone(&tunnels), stop.clone(), tasks.clone()));
         Ok(ClientHandle {
             inner: Arc::new(Inner {
                 socks,
-                account: None,
+                account,
+                ledger,
+                wallet,
+                notes: tell,
+                tor,
+                tunnels,
                 watch,
                 tasks,
-                stop: stop.clone(),
-                _stop_at_drop: stop.drop_guard(),
+                _stop_at_drop: stop.clone().drop_guard(),
+                stop,
             }),
         })
     }
+
+    /// The wallet's account of a configuration, `G...`, made if it is not there yet: to be funded before the client starts. `None` without payments.
+    pub fn wallet_account(config: &ClientConfig) -> Result<Option<String>, StartError> {
+        let Some(payments) = &config.payments else {
+            return Ok(None);
+        };
+        config.check()?;
+        private_directory(&config.state_directory)?;
+        let account = wallet_key(config, payments)?;
+        Ok(Some(account_text(&account.account())))
+    }
+}
+
+fn wallet_key(config: &ClientConfig, payments: &Payments) -> Result<Keypair, StartError> {
+    Keypair::load_or_create(&config.path(&payments.wallet))
+        .map_err(|source: KeyFileError| StartError::KeyFile { source })
+}
+
+/// What a paying client has on its disk.
+struct Books {
+    account: Keypair,
+    secret: PayerSecret,
+    journal: Journal<PayerFact>,
+    facts: Vec<PayerFact>,
+}
+
+impl Books {
+    async fn open(config: &ClientConfig, payments: &Payments) -> Result<Books, StartError> {
+        let account = wallet_key(config, payments)?;
+        // Escrow keys come from the wallet's own secret: one file to keep.
+        let secret = PayerSecret::from_bytes(*account.seed());
+        let path = config.path(&payments.journal);
+        let opened = tokio::task::spawn_blocking(move || Journal::open(&path)).await;
+        let (journal, facts) = match opened {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(source)) => return Err(StartError::Journal { source }),
+            // The task panicked or the runtime is ending.
+            Err(_) => return Err(StartError::Ending),
+        };
+        Ok(Books {
+            account,
+            secret,
+            journal,
+            facts,
+        })
+    }
+
+    /// Opens the till.
+    async fn till(
+        self,
+        payments: &Payments,
+        tor: &TorClient<MeteredRuntime>,
+        watch: &Watch,
+        notes: &mpsc::UnboundedSender<Note>,
+        stop: &CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Result<Till, StartError> {
+        let network = Network::new(payments.ledger.network_passphrase.clone());
+        let asset = Asset {
+            code: payments.ledger.asset.padded_code(),
+            issuer: payments.ledger.asset.issuer,
+        };
+        let keys = EscrowPayer::new(self.secret, network.id());
+        let connector: Arc<dyn Connect> = Arc::new(ThroughTor::new(tor));
+        let rail_config = RailConfig {
+            kind: Default::default(),
+            network_passphrase: payments.ledger.network_passphrase.clone(),
+            urls: payments.ledger.urls.clone(),
+            friendbot: None,
+        };
+        let bad_url = |_| ConfigError::Invalid {
+            key: "payments.ledger.urls",
+            problem: "has an address that is none".to_owned(),
+            advice: "write https://HOST[:PORT][/PATH]",
+        };
+        let rails = Horizon::all(&rail_config, &connector, Timeouts::default()).map_err(bad_url)?;
+        let rail: Arc<dyn Rail> = Arc::new(Many::new(rails));
+        let policy = Policy {
+            highest_fee: payments.ledger.highest_fee,
+            poll: payments.ledger.poll.0,
+            ..Policy::default()
+        };
+        let outbox: Arc<dyn Outbox> = Arc::new(self.journal.clone());
+        let parts = WalletParts {
+            settler: Settler::new(rail, outbox, network.clone(), policy),
+            keys: keys.clone(),
+            account: self.account,
+            asset,
+            poll: payments.ledger.poll.0,
+            journal: self.journal.clone(),
+            notes: notes.clone(),
+            watch: watch.clone(),
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+        };
+        let wallet = Wallet::open_with(parts, &self.facts)
+            .await
+            .map_err(|source| StartError::Books { source })?;
+        let config = payer_config(payments, &network, asset);
+        let payer = Payer::restore(config, keys, rand::random(), self.facts);
+        Ok(Till {
+            payer,
+            journal: self.journal,
+            wallet,
+        })
+    }
+}
+
+fn payer_config(payments: &Payments, network: &Network, asset: Asset) -> PayerConfig {
+    let stroops = |amount: u64| {
+        i64::try_from(amount)
+            .ok()
+            .and_then(|n| Stroops::new(n).ok())
+            .unwrap_or(Stroops::MAX)
+    };
+    let millis = payments.random_delay.0.as_millis().try_into().unwrap_or(u64::MAX);
+    PayerConfig {
+        pay: payments.pay.into(),
+        network: network.id(),
+        asset,
+        hop_ceiling: rung_within(payments.max_price_per_64_kib),
+        chain_ceiling: stroops(payments.tunnel_ceiling()),
+        budget: payments.budget.map(|budget| stroops(budget.stroops().unsigned_abs())),
+        deposit: stroops(payments.deposit.stroops().unsigned_abs()),
+        life: payments.life.as_secs().try_into().unwrap_or(u32::MAX),
+        opening_jitter_ms: millis,
+        rollover_jitter_ms: millis,
+    }
+}
+
+/// The highest rung of the price ladder that is not above `stroops`, which is at least 1.
+fn rung_within(stroops: u64) -> PricePer64KiB {
+    let rungs = (0..=u8::MAX).map_while(|rung| PricePer64KiB::from_rung(rung).ok());
+    let within = rungs.take_while(|price| price.stroops().get_u64() <= stroops);
+    within
+        .last()
+        .unwrap_or_else(|| PricePer64KiB::from_rung(0).expect("the ladder has a lowest rung"))
 }
 
 /// Makes a directory that only its owner can read.
@@ -94,19 +250,32 @@ fn private_directory(path: &Path) -> Result<(), StartError> {
 }
 
 /// A running client. When the last clone is dropped the client ends, without settling anything; what is open is resumed by the next start.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ClientHandle {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     socks: SocketAddr,
     account: Option<String>,
+    /// The first ledger server, `http://host:port`.
+    ledger: Option<String>,
+    wallet: Option<Wallet>,
+    notes: mpsc::UnboundedSender<Note>,
+    tor: Arc<TorClient<MeteredRuntime>>,
+    tunnels: Arc<Tunnels>,
     watch: Watch,
     tasks: TaskTracker,
     stop: CancellationToken,
     _stop_at_drop: DropGuard,
+}
+
+impl std::fmt::Debug for ClientHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientHandle")
+            .field("socks", &self.inner.socks)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ClientHandle {
@@ -130,10 +299,64 @@ impl ClientHandle {
         self.inner.account.as_deref()
     }
 
-    /// Asks every guard to settle, waits until the ledger shows the claims, sweeps what is left back and merges the escrow accounts.
+    /// Changes when to pay, from now on and for this run. Without payments in the configuration nothing changes.
+    pub fn set_pay(&self, pay: Pay) {
+        // A client that is ending pays nothing anyway.
+        let _ = self.inner.notes.send(Note::SetPay(pay));
+    }
+
+    /// Asks every guard to settle, waits until the ledger shows the claims, and brings everything else back to the wallet's account: the
+    /// escrows' rest and the funding accounts.
+    ///
+    /// A guard is asked over a tunnel through it; where there is none, one is opened. An escrow that was never paid by has no claim to settle with: it
+    /// comes back when it expires.
+    ///
+    /// # Errors
+    /// [`SettleError::Unsettled`] when `patience` was not enough; it goes on in the background.
     pub async fn close_escrows(&self, patience: Duration) -> Result<(), SettleError> {
-        let _ = patience;
-        Err(SettleError::NoWallet)
+        let inner = &self.inner;
+        let wallet = inner.wallet.as_ref().ok_or(SettleError::NoWallet)?;
+        wallet.hurry();
+        inner
+            .notes
+            .send(Note::CloseEscrows)
+            .map_err(|_| SettleError::ShuttingDown)?;
+        let mut unsettled = wallet.unsettled();
+        let settled = async {
+            // Held to the end, so that the tunnel stays.
+            let mut _reaching = self.reach_guards().await;
+            loop {
+                let waiting = unsettled.wait_for(|open| *open == 0);
+                match tokio::time::timeout(REACH_AGAIN, waiting).await {
+                    Ok(_) => return,
+                    Err(_) => _reaching = self.reach_guards().await,
+                }
+            }
+        };
+        let outcome = tokio::time::timeout(patience, settled).await;
+        let open = *wallet.unsettled().borrow();
+        if outcome.is_err() && open > 0 {
+            return Err(SettleError::Unsettled { open });
+        }
+        wallet.bring_home().await.map_err(|error| SettleError::NotHome {
+            reason: tor_error_text(&error),
+        })
+    }
+
+    /// Where no tunnel is open, opens one, so that guards can be asked. It goes to the ledger's server, where nothing is said.
+    async fn reach_guards(&self) -> Option<StreamGuard> {
+        let inner = &self.inner;
+        if inner.watch.figures().tunnels.iter().any(|tunnel| tunnel.open) {
+            return None;
+        }
+        let (host, port) = host_and_port(inner.ledger.as_deref()?)?;
+        match fresh_stream(&inner.tor, &host, port).await {
+            Ok(stream) => inner.tunnels.carries(&stream, std::time::Instant::now()),
+            Err(kind) => {
+                debug!(%kind, "no tunnel to a guard could be opened");
+                None
+            }
+        }
     }
 
     /// Ends the proxy, every stream and all tasks. Escrows stay open on the ledger.
@@ -142,5 +365,47 @@ impl ClientHandle {
         self.inner.tasks.close();
         // What hangs is cut off with the runtime; everything durable is durable already.
         let _ = tokio::time::timeout(SHUTDOWN_PATIENCE, self.inner.tasks.wait()).await;
+    }
+}
+
+/// When no answer came from a guard for so long, a tunnel to it is looked for again.
+const REACH_AGAIN: Duration = Duration::from_secs(10);
+
+/// Host and port of `http[s]://host[:port][/...]`.
+fn host_and_port(url: &str) -> Option<(String, u16)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let default = if scheme == "https" { 443 } else { 80 };
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
+        _ => (authority, default),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    (!host.is_empty()).then(|| (host.to_owned(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hop_ceiling_is_the_rung_at_or_below_what_was_configured() {
+        for (configured, rung) in [(1, 1), (3, 2), (5, 5), (999, 500), (1000, 1000), (4999, 2000)] {
+            assert_eq!(rung_within(configured).stroops().get_u64(), rung);
+        }
+        assert!(rung_within(u64::MAX).stroops().get() > 1_000_000_000);
+    }
+
+    #[test]
+    fn a_ledger_url_names_host_and_port() {
+        let of = |url| host_and_port(url).map(|(host, port)| format!("{host} {port}"));
+        assert_eq!(of("http://127.0.0.1:8000").as_deref(), Some("127.0.0.1 8000"));
+        assert_eq!(
+            of("https://horizon.example/a?b").as_deref(),
+            Some("horizon.example 443")
+        );
+        assert_eq!(of("http://[::1]:80/").as_deref(), Some("::1 80"));
+        assert_eq!(of("http://:80"), None);
+        assert_eq!(of("nonsense"), None);
     }
 }

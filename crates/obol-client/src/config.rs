@@ -8,6 +8,7 @@ mod values;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use obol_toll::payer::PayPolicy;
 use serde::{Deserialize, Serialize};
 
 pub use values::{Amount, AssetName, Span, ValueError};
@@ -62,6 +63,16 @@ pub enum Pay {
     Never,
 }
 
+impl From<Pay> for PayPolicy {
+    fn from(pay: Pay) -> PayPolicy {
+        match pay {
+            Pay::Always => PayPolicy::Always,
+            Pay::WhenItHelps => PayPolicy::WhenItHelps,
+            Pay::Never => PayPolicy::Never,
+        }
+    }
+}
+
 /// Prices, budgets, money and the ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -70,16 +81,13 @@ pub struct Payments {
     #[serde(default)]
     pub pay: Pay,
     /// Most stroops per 64 KiB that one hop may ask. More is refused, and the tunnel goes on unpaid.
-    pub max_price_per_64_kib: i64,
+    pub max_price_per_64_kib: u64,
     /// Most stroops per 64 KiB for a whole tunnel, fees included. Absent: three times `max_price_per_64_kib`, and 1 %.
     #[serde(default)]
-    pub max_tunnel_price_per_64_kib: Option<i64>,
-    /// Most that one UTC day may cost. Absent: no limit but the deposits.
+    pub max_tunnel_price_per_64_kib: Option<u64>,
+    /// Most that is ever signed away, in all runs together. Absent: no limit but the deposits.
     #[serde(default)]
-    pub budget_per_day: Option<Amount>,
-    /// Most that one tunnel may cost. Absent: no limit but the deposits.
-    #[serde(default)]
-    pub budget_per_tunnel: Option<Amount>,
+    pub budget: Option<Amount>,
     /// What is put into each new escrow. A guard that asks for more gets no escrow.
     pub deposit: Amount,
     /// Life of an escrow, as far as the guard's terms allow.
@@ -236,7 +244,7 @@ impl ClientConfig {
 
 impl Payments {
     /// The ceiling for a whole tunnel, in stroops per 64 KiB.
-    pub fn tunnel_ceiling(&self) -> i64 {
+    pub fn tunnel_ceiling(&self) -> u64 {
         self.max_tunnel_price_per_64_kib.unwrap_or_else(|| {
             let three = self.max_price_per_64_kib.saturating_mul(3);
             three.saturating_add(three / 100)
@@ -244,7 +252,7 @@ impl Payments {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        if self.max_price_per_64_kib <= 0 {
+        if self.max_price_per_64_kib == 0 {
             return Err(invalid(
                 "payments.max_price_per_64_kib",
                 format!("is {}", self.max_price_per_64_kib),
@@ -252,7 +260,7 @@ impl Payments {
             ));
         }
         if let Some(ceiling) = self.max_tunnel_price_per_64_kib
-            && ceiling <= 0
+            && ceiling == 0
         {
             return Err(invalid(
                 "payments.max_tunnel_price_per_64_kib",

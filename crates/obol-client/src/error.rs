@@ -37,19 +37,26 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// A key file that others can read, or that holds no key.
-    #[error("the key file {path} {problem}", path = .path.display())]
+    #[error(transparent)]
     KeyFile {
-        /// Which one.
-        path: PathBuf,
-        /// What is wrong, and what to do.
-        problem: &'static str,
+        /// Which one, and what to do.
+        source: obol_stellar::key::KeyFileError,
     },
-    /// The journal of payment facts.
-    #[error("the payment journal cannot be opened: {reason}")]
+    /// The journal of payment facts cannot be opened.
+    #[error(transparent)]
     Journal {
         /// Why.
-        reason: String,
+        source: obol_store::OpenError,
     },
+    /// The journal of payment facts cannot be read.
+    #[error("the payment journal cannot be read: {source}")]
+    Books {
+        /// Why.
+        source: obol_store::StoreError,
+    },
+    /// The program is ending.
+    #[error("the program is ending")]
+    Ending,
     /// Arti did not accept its part of the configuration.
     #[error("section `tor` of the configuration: {reason}")]
     TorConfig {
@@ -85,5 +92,11 @@ pub enum SettleError {
     Unsettled {
         /// How many.
         open: usize,
+    },
+    /// All escrows are settled, and what they left is on the ledger, but not back in the wallet's account.
+    #[error("what the escrows left could not be brought back to the wallet yet: {reason}")]
+    NotHome {
+        /// What stands in the way.
+        reason: String,
     },
 }

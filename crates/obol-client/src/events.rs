@@ -80,17 +80,31 @@ pub enum Event {
         hop: u8,
         /// Price in stroops per 64 KiB.
         price_per_64_kib: i64,
-        /// What it takes for passing money on, in parts per million.
-        forward_ppm: u32,
+        /// Bytes that it carries before it is paid.
+        initial_credit: u64,
+    },
+    /// How far the money of this tunnel reaches.
+    Chain {
+        /// The tunnel.
+        tunnel: u64,
+        /// How many hops will be paid, from the guard.
+        paid_hops: u8,
+    },
+    /// A hop is not paid; it serves the tunnel in the unpaid class.
+    NotPaid {
+        /// The tunnel.
+        tunnel: u64,
+        /// The hop, from 1 at the guard.
+        hop: u8,
+        /// Why.
+        why: Refusal,
     },
     /// The last paid hop asked for the next step.
     Requested {
         /// The tunnel.
         tunnel: u64,
-        /// Bytes that hop says it carried.
+        /// Bytes that this hop says it carried.
         metered: u64,
-        /// Bytes of credit that are left there.
-        credit: u64,
     },
     /// A payment goes out.
     Paying {
@@ -100,8 +114,10 @@ pub enum Event {
         payment: u16,
         /// Bytes bought at every hop.
         step: u64,
-        /// What each paid hop gets and forwards, in stroops, guard first.
+        /// What each paid hop gets for its own bytes, in stroops, guard first.
         amounts: Vec<i64>,
+        /// What it costs in all, fees for forwarding included, in stroops.
+        total: i64,
     },
     /// All hops have it: the step is credited.
     Paid {
@@ -109,8 +125,8 @@ pub enum Event {
         tunnel: u64,
         /// Its number.
         payment: u16,
-        /// Bytes of credit at the last paid hop.
-        credit: u64,
+        /// Bytes that the last paid hop carried so far.
+        metered: u64,
         /// From sending the payment to its completion, in milliseconds.
         millis: u64,
     },
@@ -120,20 +136,35 @@ pub enum Event {
         tunnel: u64,
         /// Its number.
         payment: u16,
-        /// How many legs from the last paid hop the refusal came from.
-        distance: u8,
+        /// The hop that refused, from 1 at the guard.
+        hop: u8,
         /// The code on the wire, in words.
-        code: String,
+        code: &'static str,
     },
-    /// This client does not pay; the tunnel goes on in the unpaid class.
-    NotPaying {
+    /// A step is withheld, to see whether paying helps.
+    Withheld {
         /// The tunnel.
         tunnel: u64,
-        /// Why.
-        why: Refusal,
     },
-    /// A tunnel was given up.
+    /// What came of it.
+    Helps {
+        /// The tunnel.
+        tunnel: u64,
+        /// Whether the tunnel was slower without.
+        helps: bool,
+    },
+    /// A guard failed too often. Guards cannot be left with stock Arti, so it is kept and not paid any more.
+    GuardNotPaid {
+        /// The guard, as [`HopFigures::fingerprint`](crate::HopFigures::fingerprint).
+        guard: String,
+    },
+    /// No new stream uses this tunnel any more, since a hop of it is not trusted.
     TunnelRetired {
+        /// The tunnel.
+        tunnel: u64,
+    },
+    /// A tunnel was given up, with the streams on it.
+    TunnelGivenUp {
         /// The tunnel.
         tunnel: u64,
         /// Why.
@@ -151,42 +182,50 @@ pub enum Event {
     },
 }
 
-/// Why this client does not pay on a tunnel.
+/// Why a hop is not paid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// `pay = "never"`.
-    Never,
-    /// The guard does not advertise `Obol=1`.
-    GuardIsNotPaid,
-    /// A hop asks more than its ceiling.
-    PriceOverCeiling,
-    /// A step would exceed the budget of the day.
-    BudgetSpent,
-    /// A hop named another price than before on the same day.
-    PriceChanged,
-    /// A hop claims to have carried more than the own meter can believe.
-    MeterDisputed,
-    /// A hop is paid in another asset, or on another network.
+    /// It asks more than a ceiling.
+    TooDear {
+        /// What it asks, in stroops per 64 KiB.
+        price_per_64_kib: i64,
+    },
+    /// Its money is on another ledger, or another asset.
     OtherMoney,
-    /// No escrow to the guard is open (yet).
-    NoEscrow,
-    /// The guard failed too often to be trusted with money.
-    GuardUnreliable,
+    /// Its quote is not the first that it gave today.
+    QuoteChanged,
+    /// It does not quote now.
+    Declined,
+    /// A hop before it cannot pay it, or is no paid hop.
+    ChainEnds,
+    /// The hops before it do not pass on as much as is needed.
+    ForwardCeiling,
+    /// It failed too often.
+    Unreliable,
+    /// It claims to have carried more than was carried.
+    OverClaimed,
+    /// The budget is spent.
+    BudgetSpent,
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Refusal::Never => "this client never pays",
-            Refusal::GuardIsNotPaid => "the guard is not a paid relay",
-            Refusal::PriceOverCeiling => "a hop's price is over the ceiling",
-            Refusal::BudgetSpent => "the day's budget is spent",
-            Refusal::PriceChanged => "a hop changed its price during the day",
-            Refusal::MeterDisputed => "a hop claims to have carried more than was carried",
-            Refusal::OtherMoney => "a hop is paid in another asset or on another network",
-            Refusal::NoEscrow => "no escrow to the guard is open",
-            Refusal::GuardUnreliable => "the guard failed too often",
+            Refusal::TooDear { price_per_64_kib } => {
+                return write!(
+                    f,
+                    "it asks {price_per_64_kib} stroops per 64 KiB, more than the ceiling"
+                );
+            }
+            Refusal::OtherMoney => "it is paid in another asset, or on another network",
+            Refusal::QuoteChanged => "it changed its price during the day",
+            Refusal::Declined => "it does not quote now",
+            Refusal::ChainEnds => "no hop before it can pay it",
+            Refusal::ForwardCeiling => "the hops before it do not pass on as much as it asks",
+            Refusal::Unreliable => "it failed too often",
+            Refusal::OverClaimed => "it claims to have carried more than was carried",
+            Refusal::BudgetSpent => "the budget is spent",
         })
     }
 }
@@ -197,21 +236,18 @@ impl fmt::Display for Refusal {
 pub enum RetireReason {
     /// A hop did not answer in its time.
     Silent,
-    /// A hop answered what cannot be.
-    ProtocolError,
-    /// A hop claims more than the own meter can believe, and was left.
-    MeterDisputed,
-    /// A hop of it is not trusted any more.
-    Unreliable,
+    /// This hop answered what cannot be.
+    ProtocolError {
+        /// The hop, from 1 at the guard.
+        hop: u8,
+    },
 }
 
 impl fmt::Display for RetireReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            RetireReason::Silent => "a hop did not answer",
-            RetireReason::ProtocolError => "a hop broke the payment protocol",
-            RetireReason::MeterDisputed => "a hop claims to have carried more than was carried",
-            RetireReason::Unreliable => "a hop failed too often",
-        })
+        match self {
+            RetireReason::Silent => f.write_str("a hop did not answer"),
+            RetireReason::ProtocolError { hop } => write!(f, "hop {hop} broke the payment protocol"),
+        }
     }
 }

@@ -32,10 +32,14 @@ pub struct TunnelFigures {
     pub payments: u64,
     /// Payments that were refused.
     pub refused: u64,
-    /// 51 and 52 cells, each counted once.
+    /// Payment requests that came from the last paid hop.
+    pub requests: u64,
+    /// 51 and 52 cells of payments and requests, each counted once (not those of quotes and escrows).
     pub payment_cells: u64,
-    /// Round trips that payments had to wait for.
-    pub round_trips: u64,
+    /// 51 and 52 cells of quotes, escrows and balances.
+    pub setup_cells: u64,
+    /// How many hops are paid, from the guard.
+    pub paid_hops: u8,
     /// From the first stream's request to the first credit at the last paid hop, in milliseconds.
     pub first_payment_ms: Option<u64>,
     /// Bytes bought so far (at every paid hop).
@@ -57,12 +61,8 @@ pub struct HopFigures {
     pub price_per_64_kib: Option<i64>,
     /// Bytes that it says it carried, where it said so last.
     pub metered: Option<u64>,
-    /// Bytes of credit that it reported last.
-    pub credit: Option<u64>,
     /// Stroops allocated to it for its own bytes.
     pub paid: i64,
-    /// Stroops given to it to pass on, its fee included.
-    pub forwarded: i64,
 }
 
 /// One escrow.

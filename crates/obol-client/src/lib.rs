@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+mod attend;
+mod cashier;
 mod client;
 pub mod config;
 mod error;
@@ -11,6 +13,7 @@ mod runtime;
 mod talk;
 mod tor;
 mod tunnels;
+mod wallet;
 mod watch;
 
 pub use client::{Client, ClientHandle};

@@ -190,6 +190,17 @@ async fn connect(
     })
 }
 
+/// A stream on a circuit of its own.
+pub(crate) async fn fresh_stream(
+    tor: &TorClient<MeteredRuntime>,
+    host: &str,
+    port: u16,
+) -> Result<DataStream, ErrorKind> {
+    let mut prefs = StreamPrefs::new();
+    prefs.new_isolation_group();
+    connect(tor, &prefs, host, port).await
+}
+
 /// Reads the request, in whatever dialect. `None`: the application got its refusal, or left.
 async fn hear(app: &mut TcpStream) -> io::Result<Option<Heard>> {
     let mut first = [0];

@@ -220,7 +220,9 @@ mod tests {
             let (mut peer, _) = listener.accept().await.unwrap();
             let mut got = [0; 5];
             tokio::io::AsyncReadExt::read_exact(&mut peer, &mut got).await.unwrap();
-            tokio::io::AsyncWriteExt::write_all(&mut peer, &[7; 1000]).await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut peer, &[7; 1000])
+                .await
+                .unwrap();
         });
         let meters = LinkMeters::default();
         let tcp = MeteredTcp { meters: meters.clone() };

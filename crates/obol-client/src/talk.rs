@@ -11,6 +11,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::cashier::Note;
 use obol_cell::{CMD_TO_NODE, CMD_TO_ORIGIN, MAX_CELL_BODY};
 use obol_toll::TunnelId;
 use obol_toll::payer::{Second, finishes};
@@ -30,13 +31,6 @@ pub(crate) enum Order {
     Send { hop: u8, body: Vec<u8> },
     /// End the circuit.
     Terminate,
-}
-
-/// A 51.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Answer {
-    pub(crate) tunnel: TunnelId,
-    pub(crate) body: Vec<u8>,
 }
 
 /// An order could not be carried out; the circuit is gone or must go.
@@ -87,14 +81,14 @@ pub(crate) struct Conversation {
 #[derive(Debug)]
 struct State {
     tunnel: TunnelId,
-    answers: mpsc::UnboundedSender<Answer>,
+    answers: mpsc::UnboundedSender<Note>,
     second: Option<Second>,
     crossed: bool,
     finished: bool,
 }
 
 impl Conversation {
-    pub(crate) fn new(tunnel: TunnelId, answers: mpsc::UnboundedSender<Answer>) -> Conversation {
+    pub(crate) fn new(tunnel: TunnelId, answers: mpsc::UnboundedSender<Note>) -> Conversation {
         Conversation {
             state: Arc::new(Mutex::new(State {
                 tunnel,
@@ -124,7 +118,7 @@ impl Conversation {
         };
         let tunnel = state.tunnel;
         // Sent under the lock, so that whoever sees `finished` also finds the answer in the queue. Nobody listens at the end of the client.
-        let _ = state.answers.send(Answer { tunnel, body });
+        let _ = state.answers.send(Note::Answer { tunnel, body });
         disposition
     }
 
@@ -148,13 +142,13 @@ impl Conversation {
 #[derive(Debug)]
 pub(crate) struct Talker {
     tunnel: TunnelId,
-    answers: mpsc::UnboundedSender<Answer>,
+    answers: mpsc::UnboundedSender<Note>,
     current: Option<Conversation>,
 }
 
 impl Talker {
     /// For a tunnel; answers go to `answers`.
-    pub(crate) fn new(tunnel: TunnelId, answers: mpsc::UnboundedSender<Answer>) -> Talker {
+    pub(crate) fn new(tunnel: TunnelId, answers: mpsc::UnboundedSender<Note>) -> Talker {
         Talker {
             tunnel,
             answers,

@@ -63,10 +63,6 @@ impl Tunnel {
         self.id
     }
 
-    pub(crate) fn unique(&self) -> UniqId {
-        self.unique
-    }
-
     /// The circuit, while it exists. To be held for one request at most.
     pub(crate) fn circuit(&self) -> Option<Arc<ClientTunnel>> {
         self.circuit.upgrade()
@@ -160,6 +156,13 @@ impl Tunnels {
         tunnel.meter.stream_opened();
         tunnel.streams_open.fetch_add(1, Ordering::Relaxed);
         Some(StreamGuard { tunnel })
+    }
+
+    /// Lets no new stream use a tunnel. Streams on it go on.
+    pub(crate) fn retire(&self, tunnel: &Tunnel) {
+        if let Ok(manager) = self.tor.circmgr() {
+            manager.retire_circ(&tunnel.unique);
+        }
     }
 
     /// Forgets a tunnel that closed.

@@ -1,8 +1,9 @@
 //! What people see: figures and events, kept up to date by whoever knows.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use obol_cell::{EscrowId, PeerId, Stroops};
 use obol_toll::TunnelId;
 use tokio::sync::broadcast;
 
@@ -33,7 +34,9 @@ struct Inner {
 struct State {
     open: BTreeMap<u64, (Arc<Tunnel>, TunnelFigures)>,
     closed: VecDeque<TunnelFigures>,
-    escrows: Vec<EscrowFigures>,
+    escrows: Vec<(EscrowId, EscrowFigures)>,
+    /// Fingerprints of guards.
+    names: HashMap<PeerId, String>,
 }
 
 impl Watch {
@@ -110,19 +113,37 @@ impl Watch {
     }
 
     /// Changes the figures of one escrow, which are made if there are none.
-    pub(crate) fn escrow(&self, escrow: &str, change: impl FnOnce(&mut EscrowFigures)) {
+    pub(crate) fn escrow(&self, escrow: EscrowId, change: impl FnOnce(&mut EscrowFigures)) {
         let mut state = self.state();
-        let at = match state.escrows.iter().position(|figures| figures.escrow == escrow) {
-            Some(at) => at,
+        match state.escrows.iter_mut().find(|(id, _)| *id == escrow) {
+            Some((_, figures)) => change(figures),
             None => {
-                state.escrows.push(EscrowFigures {
-                    escrow: escrow.to_owned(),
-                    ..EscrowFigures::default()
-                });
-                state.escrows.len() - 1
+                let mut figures = EscrowFigures::default();
+                change(&mut figures);
+                state.escrows.push((escrow, figures));
             }
-        };
-        change(&mut state.escrows[at]);
+        }
+    }
+
+    /// Takes over what was signed on each escrow: claim number and sum.
+    pub(crate) fn signed(&self, of: impl Fn(EscrowId) -> Option<(u32, Stroops)>) {
+        for (escrow, figures) in &mut self.state().escrows {
+            if let Some((k, cumulative)) = of(*escrow) {
+                figures.claim = k.into();
+                figures.signed = cumulative.get();
+            }
+        }
+    }
+
+    /// Remembers what a guard is called.
+    pub(crate) fn name(&self, guard: PeerId, fingerprint: String) {
+        self.state().names.insert(guard, fingerprint);
+    }
+
+    /// What a guard is called: its fingerprint, or before it was ever used in this run its Ed25519 identity.
+    pub(crate) fn guard(&self, guard: PeerId) -> String {
+        let name = self.state().names.get(&guard).cloned();
+        name.unwrap_or_else(|| hex::encode_upper(guard.0))
     }
 
     /// All of it.
@@ -142,7 +163,7 @@ impl Watch {
         };
         Figures {
             tunnels,
-            escrows: state.escrows.clone(),
+            escrows: state.escrows.iter().map(|(_, figures)| figures.clone()).collect(),
             guards: self.inner.links.list().into_iter().map(guard).collect(),
         }
     }

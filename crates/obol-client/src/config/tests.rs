@@ -8,7 +8,7 @@ listen = "127.0.0.1:0"
 pay = "always"
 max_price_per_64_kib = 1000
 deposit = "10"
-budget_per_day = "2.5"
+budget = "2.5"
 [payments.ledger]
 network_passphrase = "Obol test"
 asset = "OBOL:GAAZI4TCR3TY5OJHCTJC2A4QSY6CJWJH5IAJTGKIN2ER7LBNVKOCCWN7"
@@ -21,7 +21,7 @@ fn a_paying_client_is_read_with_its_defaults() {
     let payments = config.payments.unwrap();
     assert_eq!(payments.pay, Pay::Always);
     assert_eq!(payments.deposit, Amount::units(10));
-    assert_eq!(payments.budget_per_day, Some(Amount(25_000_000)));
+    assert_eq!(payments.budget, Some(Amount(25_000_000)));
     assert_eq!(payments.tunnel_ceiling(), 3_030);
     assert_eq!(payments.random_delay, Span::seconds(600));
     assert_eq!(payments.ledger.asset.code, "OBOL");
