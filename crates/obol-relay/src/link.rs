@@ -64,6 +64,9 @@ pub(crate) async fn accepted(shared: Arc<Shared>, tcp: TcpStream, permit: OwnedS
 
 /// A circuit needs a link to its next hop: joins a connection that is being made, or makes one.
 pub(crate) fn need(shared: &Arc<Shared>, circuit: CircuitId, mut to: NextHop) {
+    if to.rsa == shared.keys.fingerprint() || to.ed == Some(shared.keys.ed25519()) {
+        return shared.with(|engine, now| engine.extend_failed(now, circuit, DestroyReason::ConnectFailed));
+    }
     if to.ed.is_none() {
         to.ed = shared
             .net

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use obol_onion::engine::{
-    CircuitId, Counters, DestroyReason, Engine, EngineConfig, Event, LinkId, PaymentEvent, StreamId, Time,
+    CircuitId, Counters, DestroyReason, Engine, EngineConfig, Event, LinkId, PaymentEvent, StreamId, Time, UnpaidShare,
 };
 use rand::Rng as _;
 use tokio::net::TcpListener;
@@ -337,7 +337,11 @@ impl Relay {
         exit.own.extend(advertised.iter().copied());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let (workers, jobs): (Vec<_>, Vec<_>) = (0..cores).map(|_| mpsc::unbounded_channel()).unzip();
-        let payments_waiting = parts.payments.as_ref().map(|sink| Arc::clone(&sink.waiting)).unwrap_or_default();
+        let payments_waiting = parts
+            .payments
+            .as_ref()
+            .map(|sink| Arc::clone(&sink.waiting))
+            .unwrap_or_default();
         let stop = CancellationToken::new();
         let mut seed = [0; 32];
         rand::rng().fill_bytes(&mut seed);
@@ -450,6 +454,16 @@ impl EngineHandle {
     /// Closes a link.
     pub fn close_link(&self, link: LinkId) {
         self.with(|engine, _| engine.close_link(link));
+    }
+
+    /// Changes the rate that all links share, in bytes per second; `None`: no limit.
+    pub fn set_rate(&self, rate: Option<u64>) {
+        self.with(|engine, now| engine.set_rate(now, rate));
+    }
+
+    /// Changes what the unpaid class gets of it.
+    pub fn set_unpaid(&self, unpaid: UnpaidShare) {
+        self.with(|engine, now| engine.set_unpaid(now, unpaid));
     }
 
     /// What was counted so far.

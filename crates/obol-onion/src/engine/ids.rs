@@ -165,6 +165,11 @@ impl<N: Name, T> Table<N, T> {
         }
     }
 
+    /// All indices that ever were in use.
+    pub(crate) fn indices(&self) -> core::ops::Range<u32> {
+        0..self.entries.len() as u32
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (N, &T)> {
         self.entries
             .iter()

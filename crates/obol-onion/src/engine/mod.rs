@@ -116,6 +116,21 @@ struct Pacer {
     unpaid: Option<Bucket>,
 }
 
+impl Pacer {
+    /// `None` if nothing is limited.
+    fn new(rate: Option<u64>, unpaid: UnpaidShare, hash: Seeded) -> Option<Pacer> {
+        let unpaid = match unpaid {
+            UnpaidShare::Leftover => None,
+            UnpaidShare::Capped(rate) => Some(rate),
+        };
+        (rate.is_some() || unpaid.is_some()).then(|| Pacer {
+            schedule: Schedule::new(hash),
+            total: rate.map(Bucket::new),
+            unpaid: unpaid.map(Bucket::new),
+        })
+    }
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Engine {
@@ -145,12 +160,7 @@ impl Engine {
     pub fn new(config: EngineConfig, seed: [u8; 32]) -> Self {
         let mut rng = Rng::new(&seed);
         let hash = Seeded::new(rng.next_u64());
-        let unpaid = Engine::unpaid_cap(config.unpaid);
-        let pacer = (config.rate.is_some() || unpaid.is_some()).then(|| Pacer {
-            schedule: Schedule::new(hash),
-            total: config.rate.map(Bucket::new),
-            unpaid: unpaid.map(Bucket::new),
-        });
+        let pacer = Pacer::new(config.rate, config.unpaid, hash);
         Engine {
             memory: Memory::new(config.cell_memory / CELL_LEN),
             config,

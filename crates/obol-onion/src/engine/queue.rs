@@ -16,14 +16,14 @@
 //! With a configured rate one schedule for all links hands out the tokens; without, each link has its own and its writer
 //! takes as much as the socket does.
 
-use super::Engine;
 use super::cells::Kind;
 use super::circuit::{BACKWARD, Circuit, FORWARD};
 use super::config::UnpaidShare;
 use super::event::{Event, PaymentEvent};
 use super::ids::{LinkId, Time};
-use super::schedule::{Class, Entry};
+use super::schedule::{Class, Entry, Schedule};
 use super::wire::{CELL_LEN, DestroyReason, command};
+use super::{Engine, Pacer};
 use crate::crypto::tor1::BODY_LEN;
 
 /// With a configured rate: bytes that wait for one link's writer at most, so that what is chosen is also soon sent.
@@ -289,8 +289,8 @@ impl Engine {
         let before = out.len();
         out.append(&mut this.control);
         this.unbury();
+        out.append(&mut this.staged);
         if self.pacer.is_some() {
-            out.append(&mut this.staged);
             self.unpark(link.index);
             self.pace(now);
         } else {
@@ -455,11 +455,33 @@ impl Engine {
         self.pace(now);
     }
 
-    /// What the unpaid class gets, if that is limited in itself.
-    pub(crate) fn unpaid_cap(share: UnpaidShare) -> Option<u64> {
-        match share {
-            UnpaidShare::Leftover => None,
-            UnpaidShare::Capped(rate) => Some(rate),
+    /// Changes the rate that all links share; `None`: no limit. What waits stays.
+    pub fn set_rate(&mut self, now: Time, rate: Option<u64>) {
+        self.config.rate = rate;
+        self.new_pacer(now);
+    }
+
+    /// Changes what the unpaid class gets. What waits stays.
+    pub fn set_unpaid(&mut self, now: Time, unpaid: UnpaidShare) {
+        self.config.unpaid = unpaid;
+        self.new_pacer(now);
+    }
+
+    /// A new schedule under the configured limits, with everything in it that waits.
+    fn new_pacer(&mut self, now: Time) {
+        self.now = self.now.max(now);
+        self.pacer = Pacer::new(self.config.rate, self.config.unpaid, self.hash);
+        for index in self.links.indices() {
+            if let Some(link) = self.links.at_mut(index) {
+                link.schedule = Schedule::new(self.hash);
+                link.parked.clear();
+            }
         }
+        for index in self.circuits.indices() {
+            for direction in [BACKWARD, FORWARD] {
+                self.activate(index, direction);
+            }
+        }
+        self.pace(now);
     }
 }

@@ -368,6 +368,28 @@ fn credit_is_spent_by_the_cell_and_running_low_is_told_once() {
     assert_eq!(net.messages(&mut load.circ).len(), 30);
 }
 
+#[test]
+fn the_rate_can_be_changed_while_cells_wait() {
+    let mut net = Net::of_size(1);
+    let client = net.client(0);
+    let mut loads = [net.download(client)];
+    net.nodes[0].stream_send(loads[0].stream, &vec![0; 200 * DATA_MAX]);
+    let now = net.now;
+    net.nodes[0].set_rate(now, Some(200_000));
+    net.download_for(&mut loads, 100_000);
+    let before = loads[0].got;
+    net.download_for(&mut loads, 2_000_000);
+    let rate = (loads[0].got - before) * CELL_LEN / 2;
+    assert!((190_000..210_000).contains(&rate), "{rate}");
+    net.nodes[0].stream_send(loads[0].stream, &vec![0; 256 * DATA_MAX]);
+    let now = net.now;
+    net.nodes[0].set_rate(now, None);
+    assert_eq!(net.nodes[0].next_wake(), None);
+    net.run();
+    assert!(net.messages(&mut loads[0].circ).len() > 100, "all of it, at one moment");
+    assert_eq!(net.nodes[0].counters().slots, 0);
+}
+
 /// What may happen to a circuit at a relay, in any order.
 #[derive(Debug, Clone)]
 enum Move {
