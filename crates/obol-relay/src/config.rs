@@ -180,12 +180,9 @@ pub struct Payments {
     /// Whose money it is.
     #[serde(default)]
     pub accounts: Accounts,
-    /// Escrows of clients to this relay.
-    #[serde(default = "default_client_terms")]
-    pub clients: EscrowTerms,
-    /// Escrows of other relays to this relay.
-    #[serde(default = "default_relay_terms")]
-    pub relays: EscrowTerms,
+    /// Escrows of clients and relays to this relay.
+    #[serde(default)]
+    pub escrows: Escrows,
     /// Escrows of this relay to others, opened ahead of need.
     #[serde(default)]
     pub peers: Peers,
@@ -237,21 +234,38 @@ impl Default for Accounts {
     }
 }
 
-/// What an escrow to this relay must be like.
+/// What an escrow to this relay must be like, and when it is flushed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EscrowTerms {
+#[serde(deny_unknown_fields, default)]
+pub struct Escrows {
     /// Smallest deposit.
     pub min_deposit: Amount,
-    /// Longest life, from opening to expiry.
-    pub life: Span,
+    /// Shortest life, from offer to expiry.
+    pub shortest_life: Span,
+    /// Longest life.
+    pub longest_life: Span,
     /// Service on an escrow ends this long before its expiry; the flush falls into the first half of it.
     pub margin: Span,
-    /// New escrows accepted a minute.
+    /// New escrows looked at a minute.
     pub new_per_minute: u32,
+    /// A flush that the payer asked for falls at a random time within this span.
+    pub close_delay: Span,
     /// Claims above this are flushed at once. Absent: only near expiry or on request.
-    #[serde(default)]
     pub flush_above: Option<Amount>,
+}
+
+impl Default for Escrows {
+    fn default() -> Escrows {
+        Escrows {
+            min_deposit: Amount(100_000),
+            shortest_life: Span::hours(6),
+            longest_life: Span::hours(8 * 24),
+            margin: Span::hours(2),
+            new_per_minute: 600,
+            close_delay: Span::hours(1),
+            flush_above: None,
+        }
+    }
 }
 
 /// Escrows of this relay to its peers.
@@ -324,24 +338,6 @@ fn default_max_age() -> Span {
 }
 fn default_highest_fee() -> i64 {
     1_000_000
-}
-fn default_client_terms() -> EscrowTerms {
-    EscrowTerms {
-        min_deposit: Amount(100_000),
-        life: Span::hours(24),
-        margin: Span::hours(2),
-        new_per_minute: 600,
-        flush_above: None,
-    }
-}
-fn default_relay_terms() -> EscrowTerms {
-    EscrowTerms {
-        min_deposit: Amount(100_000),
-        life: Span::hours(7 * 24),
-        margin: Span::hours(6),
-        new_per_minute: 60,
-        flush_above: None,
-    }
 }
 
 /// Why a configuration cannot be used.
@@ -590,8 +586,7 @@ impl Payments {
                 "name at least one key file",
             ));
         }
-        self.clients.check("payments.clients")?;
-        self.relays.check("payments.relays")?;
+        self.escrows.check()?;
         if self.peers.open && self.peers.deposit.stroops() == 0 {
             return Err(invalid(
                 "payments.peers.deposit",
@@ -653,24 +648,31 @@ impl Ledger {
     }
 }
 
-impl EscrowTerms {
-    fn check(&self, section: &'static str) -> Result<(), ConfigError> {
-        if self.margin.0 * 2 >= self.life.0 {
+impl Escrows {
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.margin.0 * 2 >= self.shortest_life.0 {
             return Err(invalid(
-                section,
-                "has a margin of half the life or more",
-                "make `life` more than twice `margin`",
+                "payments.escrows.shortest_life",
+                format!("is {}", self.shortest_life),
+                "make it more than twice payments.escrows.margin",
+            ));
+        }
+        if self.longest_life < self.shortest_life || self.longest_life > Span::hours(365 * 24) {
+            return Err(invalid(
+                "payments.escrows.longest_life",
+                format!("is {}", self.longest_life),
+                "make it at least payments.escrows.shortest_life, and at most a year",
             ));
         }
         if self.min_deposit.stroops() == 0 {
             return Err(invalid(
-                section,
-                "has min_deposit 0",
+                "payments.escrows.min_deposit",
+                "is 0",
                 "ask for a deposit that is worth a transaction",
             ));
         }
         if self.new_per_minute == 0 {
-            return Err(invalid(section, "has new_per_minute 0", "allow at least 1"));
+            return Err(invalid("payments.escrows.new_per_minute", "is 0", "allow at least 1"));
         }
         Ok(())
     }

@@ -7,6 +7,7 @@
 //! | `held` | owed to circuits: allocated and not yet spent | an allocation |
 //! | `forwarding` | owed onwards: taken out of circuits for the next hop, not yet signed | a payment |
 //! | `earned` | income: own share of payments, and fees | a payment |
+//! | `kept` | income: held for a circuit that ended, and not its payer's to have back | the end of a circuit |
 //! | `signed:E` | owed on an outgoing escrow by our newest claim | a signature |
 //! | `deposit:E` | asset: what an outgoing escrow holds | its opening |
 //! | `capital` | own money, outside of escrows (credit: put in; debit: came back) | |
@@ -39,6 +40,8 @@ pub enum Account {
     /// See the [module](self).
     Earned,
     /// See the [module](self).
+    Kept,
+    /// See the [module](self).
     Signed(EscrowId),
     /// See the [module](self).
     Deposit(EscrowId),
@@ -60,7 +63,12 @@ impl Account {
     fn side(self) -> i128 {
         match self {
             Account::Claims(_) | Account::Deposit(_) | Account::Received | Account::Lost | Account::Spent => 1,
-            Account::Payer(_) | Account::Held | Account::Forwarding | Account::Signed(_) | Account::Gained => -1,
+            Account::Payer(_)
+            | Account::Held
+            | Account::Forwarding
+            | Account::Signed(_)
+            | Account::Gained
+            | Account::Kept => -1,
             // An unused purchase is given back to its payer out of the earnings, and capital comes and goes.
             Account::Earned | Account::Capital => 0,
         }
@@ -79,6 +87,7 @@ impl fmt::Display for Account {
             Account::Held => f.write_str("held"),
             Account::Forwarding => f.write_str("forwarding"),
             Account::Earned => f.write_str("earned"),
+            Account::Kept => f.write_str("kept"),
             Account::Capital => f.write_str("capital"),
             Account::Received => f.write_str("received"),
             Account::Lost => f.write_str("lost"),
@@ -138,12 +147,8 @@ pub enum Imbalance {
     },
 }
 
-/// What a circuit has been given and has not spent.
-#[derive(Debug, Clone, Copy)]
-struct Holding {
-    escrow: EscrowId,
-    stroops: i64,
-}
+/// What a circuit has been given and has not spent, by the escrow that it came from, oldest first.
+type Holdings = Vec<(EscrowId, i64)>;
 
 /// The state of the books after some facts.
 #[derive(Debug, Clone, Default)]
@@ -153,7 +158,7 @@ pub struct Books {
     incoming: HashMap<EscrowId, (i64, bool)>,
     /// Outgoing escrows: newest cumulative amount.
     outgoing: HashMap<EscrowId, i64>,
-    held: HashMap<u64, Holding>,
+    held: HashMap<u64, Holdings>,
 }
 
 /// Whose money a claim of ours signs away.
@@ -225,12 +230,11 @@ impl Books {
                 ..
             } => {
                 new.post(Account::Payer(*escrow), Account::Held, amount.get());
-                let holding = new.books.held.entry(circuit.0).or_insert(Holding {
-                    escrow: *escrow,
-                    stroops: 0,
-                });
-                holding.escrow = *escrow;
-                holding.stroops = holding.stroops.saturating_add(amount.get());
+                let holdings = new.books.held.entry(circuit.0).or_default();
+                match holdings.iter_mut().find(|(e, _)| e == escrow) {
+                    Some((_, held)) => *held = held.saturating_add(amount.get()),
+                    None => holdings.push((*escrow, amount.get())),
+                }
             }
             NodeFact::Spent {
                 circuit,
@@ -240,7 +244,7 @@ impl Books {
             } => {
                 new.post(Account::Held, Account::Earned, earned.get());
                 new.post(Account::Held, Account::Forwarding, forwarded.get());
-                new.unhold(circuit.0, earned.get().saturating_add(forwarded.get()));
+                new.unhold(circuit.0, None, earned.get().saturating_add(forwarded.get()));
             }
             NodeFact::Returned {
                 escrow,
@@ -248,19 +252,19 @@ impl Books {
                 amount,
             } => {
                 // First what was held for it; the rest is the unused part of what it bought.
-                let held = new.unhold(circuit.0, amount.get());
+                let held = new.unhold(circuit.0, Some(escrow), amount.get());
                 new.post(Account::Held, Account::Payer(*escrow), held);
                 new.post(Account::Earned, Account::Payer(*escrow), amount.get() - held);
             }
             NodeFact::CircuitEnded { circuit } => {
-                let held = new.unhold(circuit.0, i64::MAX);
-                new.post(Account::Held, Account::Earned, held);
+                let held = new.unhold(circuit.0, None, i64::MAX);
+                new.post(Account::Held, Account::Kept, held);
             }
             NodeFact::InClosing { .. } | NodeFact::Flushing { .. } | NodeFact::FlushFailed { .. } => {}
             NodeFact::Settled { escrow, amount } => new.settled(*escrow, *amount),
             NodeFact::Out(fact) => new.out(fact, Purse::Forwarding),
             // A snapshot repeats what entries have recorded already.
-            NodeFact::IncomingState { .. } => {}
+            NodeFact::IncomingState { .. } | NodeFact::Totals { .. } => {}
         }
         new.entries
     }
@@ -296,28 +300,37 @@ impl Posting<'_> {
         self.entries.push(Entry { debit, credit, stroops });
     }
 
-    /// Takes up to `stroops` out of what is held for a circuit; returns how much that was.
-    fn unhold(&mut self, circuit: u64, stroops: i64) -> i64 {
-        let Some(holding) = self.books.held.get_mut(&circuit) else {
+    /// Takes up to `stroops` out of what is held for a circuit, of one escrow or of all, oldest first; returns how much
+    /// that was.
+    fn unhold(&mut self, circuit: u64, of: Option<&EscrowId>, stroops: i64) -> i64 {
+        let Some(holdings) = self.books.held.get_mut(&circuit) else {
             return 0;
         };
-        let taken = stroops.min(holding.stroops);
-        holding.stroops -= taken;
-        if holding.stroops == 0 {
+        let mut left = stroops;
+        for (_, held) in holdings
+            .iter_mut()
+            .filter(|(escrow, _)| of.is_none_or(|of| of == escrow))
+        {
+            let part = left.min(*held);
+            *held -= part;
+            left -= part;
+        }
+        holdings.retain(|(_, held)| *held != 0);
+        if holdings.is_empty() {
             self.books.held.remove(&circuit);
         }
-        taken
+        stroops - left
     }
 
     fn restarted(&mut self) {
-        let mut held: Vec<Holding> = self.books.held.drain().map(|(_, holding)| holding).collect();
-        held.sort_by_key(|holding| holding.escrow);
-        for Holding { escrow, stroops } in held {
+        let mut held: Vec<(EscrowId, i64)> = self.books.held.drain().flat_map(|(_, holdings)| holdings).collect();
+        held.sort_unstable();
+        for (escrow, stroops) in held {
             let of_client = self.books.incoming.get(&escrow).is_some_and(|(_, client)| *client);
             let to = if of_client {
                 Account::Payer(escrow)
             } else {
-                Account::Earned
+                Account::Kept
             };
             self.post(Account::Held, to, stroops);
         }

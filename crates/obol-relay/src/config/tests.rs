@@ -186,6 +186,18 @@ fn every_bad_value_gets_an_error_with_its_key_and_an_advice() {
             "gateway.listen",
         ),
     ];
+    let of_escrows = [
+        ("margin = \"4h\"", "payments.escrows.shortest_life"),
+        ("longest_life = \"5h\"", "payments.escrows.longest_life"),
+        ("min_deposit = 0", "payments.escrows.min_deposit"),
+        ("new_per_minute = 0", "payments.escrows.new_per_minute"),
+    ];
+    for (line, key) in of_escrows {
+        let error = parse(&format!("{REQUIRED}[payments.escrows]\n{line}"))
+            .expect_err(line)
+            .to_string();
+        assert!(error.contains(key), "{line}: {error}");
+    }
     for (from, to, key) in cases {
         let text = REQUIRED.replace(from, to);
         assert_ne!(text, REQUIRED, "{from} is in the text");
