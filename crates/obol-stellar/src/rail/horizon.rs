@@ -115,10 +115,10 @@ impl Horizon {
             .collect()
     }
 
-    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Option<(T, Answer)>, RailError> {
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, RailError> {
         let answer = self.http.get(path, self.timeouts.ask).await?;
         match answer.status {
-            StatusCode::OK => Ok(Some((parse(&answer)?, answer))),
+            StatusCode::OK => Ok(Some(parse(&answer)?)),
             StatusCode::NOT_FOUND => Ok(None),
             _ => Err(refusal(&answer)),
         }
@@ -126,7 +126,7 @@ impl Horizon {
 
     async fn must<T: DeserializeOwned>(&self, path: &str) -> Result<T, RailError> {
         match self.get(path).await? {
-            Some((value, _)) => Ok(value),
+            Some(value) => Ok(value),
             None => Err(RailError::Refused { status: 404 }),
         }
     }
@@ -173,12 +173,10 @@ impl Rail for Horizon {
 
     async fn account(&self, account: AccountId) -> Result<Option<AccountState>, RailError> {
         let path = format!("/accounts/{}", account_text(&account));
-        let Some((found, answer)) = self.get::<json::Account>(&path).await? else {
+        let Some(found) = self.get::<json::Account>(&path).await? else {
             return Ok(None);
         };
-        let state = found
-            .read(answer.latest_ledger.unwrap_or(0))
-            .map_err(RailError::BadReply)?;
+        let state = found.read().map_err(RailError::BadReply)?;
         if state.id != account {
             return Err(RailError::BadReply(BadReply::Field("account_id")));
         }
@@ -186,9 +184,9 @@ impl Rail for Horizon {
     }
 
     async fn transaction(&self, hash: TxHash) -> Result<Option<TxRecord>, RailError> {
-        let found: Option<(json::Transaction, _)> = self.get(&format!("/transactions/{hash}")).await?;
+        let found: Option<json::Transaction> = self.get(&format!("/transactions/{hash}")).await?;
         found
-            .map(|(transaction, _)| transaction.read().map_err(RailError::BadReply))
+            .map(|transaction| transaction.read().map_err(RailError::BadReply))
             .transpose()
     }
 

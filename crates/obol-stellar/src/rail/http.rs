@@ -75,8 +75,6 @@ impl Base {
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) body: Bytes,
-    /// The `Latest-Ledger` header: from which ledger the server answered.
-    pub(crate) latest_ledger: Option<u32>,
     pub(crate) retry_after: Option<u32>,
     pub(crate) location: Option<String>,
 }
@@ -254,13 +252,16 @@ async fn exchange(
     connection.ready().await.map_err(broken)?;
     let answer = connection.send_request(request).await.map_err(broken)?;
     let (head, body) = answer.into_parts();
-    let number = |name: &str| -> Option<u32> { head.headers.get(name)?.to_str().ok()?.trim().parse().ok() };
     let location = head
         .headers
         .get(header::LOCATION)
         .and_then(|value| value.to_str().ok())
         .map(str::to_owned);
-    let (latest_ledger, retry_after) = (number("latest-ledger"), number("retry-after"));
+    let retry_after = head
+        .headers
+        .get(header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|seconds| seconds.trim().parse().ok());
     let body = Limited::new(body, LARGEST_BODY).collect().await.map_err(|e| {
         if e.is::<LengthLimitError>() {
             RailError::BadReply(BadReply::TooLong)
@@ -271,7 +272,6 @@ async fn exchange(
     Ok(Answer {
         status: head.status,
         body: body.to_bytes(),
-        latest_ledger,
         retry_after,
         location,
     })

@@ -152,7 +152,7 @@ struct Signer {
 }
 
 impl Account {
-    pub(super) fn read(&self, as_of: u32) -> Parsed<AccountState> {
+    pub(super) fn read(&self) -> Parsed<AccountState> {
         let mut lumens = None;
         let mut lines = Vec::with_capacity(self.balances.len());
         for balance in &self.balances {
@@ -179,7 +179,6 @@ impl Account {
             .collect::<Parsed<Vec<_>>>()?;
         Ok(AccountState {
             id: parse_account(&self.account_id).map_err(|_| BadReply::Field("account_id"))?,
-            as_of,
             sequence: number(&self.sequence, "sequence")?,
             lumens: lumens.ok_or(BadReply::Field("balances"))?,
             subentries: self.subentry_count,

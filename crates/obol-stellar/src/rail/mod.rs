@@ -114,8 +114,6 @@ pub struct Sighting {
 pub struct AccountState {
     /// The account.
     pub id: AccountId,
-    /// The ledger that this was read from, or an earlier one (0 when the server did not say).
-    pub as_of: u32,
     /// The sequence number it used last.
     pub sequence: i64,
     /// Lumens, with their liabilities of offers.

@@ -448,7 +448,6 @@ mod tests {
             },
             source: Some(AccountState {
                 id: AccountId([2; 32]),
-                as_of: sequence,
                 sequence: used,
                 lumens: nothing,
                 subentries: 0,
