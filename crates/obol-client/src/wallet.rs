@@ -266,9 +266,9 @@ impl Wallet {
         for number in left {
             let account = inner.settler.rail().account(self.funding_key(number).account()).await?;
             let enough = account.is_some_and(|account| {
-                held(&account, &inner.asset) >= deposit
-                    && account.spendable_lumens(head.base_reserve)
-                        >= reserves(4).checked_add(reserves(1)).unwrap_or(Stroops::MAX)
+                // Half a reserve of lumens pays for the next escrow's fees; its reserves come back from each.
+                let lumens = account.spendable_lumens(head.base_reserve).get().saturating_mul(2);
+                held(&account, &inner.asset) >= deposit && lumens >= reserves(9).get()
             });
             if enough {
                 return Ok(number);
@@ -691,3 +691,6 @@ enum LookError {
     #[error(transparent)]
     WindUp(#[from] obol_stellar::settle::WindUpError),
 }
+
+#[cfg(test)]
+mod tests;
