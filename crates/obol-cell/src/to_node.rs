@@ -97,6 +97,12 @@ impl LowWater {
         LowWater(power.clamp(Self::MIN, Self::MAX))
     }
 
+    /// The largest mark that is not above `bytes` (or the smallest there is).
+    pub fn at_most(bytes: u64) -> Self {
+        let power = bytes.checked_ilog2().unwrap_or(0) as u8;
+        LowWater(power.clamp(Self::MIN, Self::MAX))
+    }
+
     /// In bytes.
     pub const fn bytes(self) -> u64 {
         1 << self.0

@@ -11,10 +11,6 @@ impl Holdings {
         self.0.iter().map(|(_, amount)| *amount).sum()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub(crate) fn put(&mut self, escrow: EscrowId, amount: Stroops) {
         if amount.is_zero() {
             return;

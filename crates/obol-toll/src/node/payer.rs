@@ -28,8 +28,6 @@ const OFFER_MS: u64 = 60_000;
 const ASK_AGAIN_MS: u64 = 5_000;
 /// A declined offer is followed by another want not sooner than this.
 const WANT_AGAIN_MS: u64 = 5_000;
-/// The next escrow is opened at least this long before the margin, seconds.
-const SUCCESSOR_SECS: u64 = 3_600;
 
 /// An escrow that a peer should be paid by.
 #[derive(Debug, Clone, Copy)]
@@ -376,9 +374,8 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         let Some(o) = self.outgoing.get(&escrow) else {
             return self.now;
         };
-        let expiry = o.escrow.terms.expiry;
-        let from = UnixMillis::from_secs(expiry.saturating_sub(expiry.saturating_sub(o.since) / 2));
-        let to = UnixMillis::from_secs(o.stops_at().saturating_sub(SUCCESSOR_SECS));
+        let (from, to) = o.successor_between();
+        let (from, to) = (UnixMillis::from_secs(from), UnixMillis::from_secs(to));
         from.plus(self.jitter.up_to(to.since(from)))
     }
 
