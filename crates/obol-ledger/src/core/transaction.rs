@@ -244,7 +244,10 @@ impl Frame {
             None => wrap(fee_charged, outcome),
             Some(_) => {
                 let min = i64::from(base_fee) * self.inner.operation_count().max(1);
-                self.wrap_bump(fee_charged, i64::from(self.inner.tx.fee).min(min), outcome)
+                let bid = i64::from(self.inner.tx.fee).min(min);
+                // Since protocol 25 the fee is reported once, outside.
+                let inner_fee = if txn.header.ledger_version >= 25 { 0 } else { bid };
+                self.wrap_bump(fee_charged, inner_fee, outcome)
             }
         };
         Applied {

@@ -117,7 +117,10 @@ fn inner_operation(result: &Tr) -> String {
         (Tr::ChangeTrust(_), "NotAuthMaintainLiabilities") => "op_not_aut_maintain_liabilities",
         (Tr::ManageData(_), "NameNotFound") => "op_data_name_not_found",
         (Tr::ManageData(_), "InvalidName") => "op_data_invalid_name",
-        (_, "NoTrustLine") => "op_no_trustline",
+        (Tr::AllowTrust(_), "NoTrustLine") => "op_no_trustline",
+        (Tr::AllowTrust(_), "TrustNotRequired") => "op_not_required",
+        (Tr::SetTrustLineFlags(_), "NoTrustLine") => "op_no_trust",
+        (Tr::ClawbackClaimableBalance(_), "NotIssuer") => "op_no_issuer",
         _ => "",
     };
     if spelled.is_empty() {
