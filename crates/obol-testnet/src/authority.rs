@@ -2,7 +2,8 @@
 //!
 //! It has the identity and the signing key of a v3 authority, takes server descriptors (`POST /tor/`), checks them as a C Tor
 //! authority does, votes alone, and signs the consensus in both flavours. What it serves, and how, is the code that
-//! relays serve their caches with (`obol_relay::directory`). Stock Arti and C Tor bootstrap from it.
+//! relays serve their caches with (`obol_relay::directory`): C Tor knows headers by their exact spelling and reads reasons
+//! from the status line, which a modern HTTP server has no part in. Stock Arti and C Tor bootstrap from it.
 //!
 //! Intervals are legal ones, minutes long; whoever cannot wait calls [`Authority::publish_now`].
 
@@ -15,15 +16,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use bytes::Bytes;
 use obol_relay::directory::answer::answer;
 use obol_relay::directory::documents::{Certificate, Documents};
 use obol_relay::directory::{self, http};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
@@ -31,8 +29,16 @@ pub use arti::{ArtiNetwork, EntryRelay};
 pub use keys::{AuthorityKeys, KeysError};
 pub use vote::{Known, Role, VoteError};
 
-/// The longest upload: a server descriptor and an extra-info document, each of the greatest length that C Tor takes.
-const MAX_UPLOAD: usize = 20_000 + 50_000;
+/// What a peer may send. The longest upload is a server descriptor and an extra-info document, each of the greatest length
+/// that C Tor takes.
+const LIMITS: http::Limits = http::Limits {
+    head: 50_000,
+    body: 20_000 + 50_000,
+    patience: Duration::from_secs(60),
+};
+
+/// Connections at one time; further ones wait to be accepted.
+const CONNECTIONS: usize = 256;
 
 /// How long a relay may take to accept a connection when the authority looks whether it is there.
 const PROBE_TIME: Duration = Duration::from_secs(5);
@@ -252,15 +258,7 @@ impl Authority {
             voting: tokio::sync::Mutex::default(),
             known: watch::Sender::new(0),
         });
-        let app = axum::Router::new()
-            .fallback(serve)
-            .layer(DefaultBodyLimit::max(MAX_UPLOAD))
-            .with_state(Arc::clone(&inner));
-        let server = tokio::spawn(async move {
-            if let Err(error) = axum::serve(listener, app).await {
-                warn!(%error, "the authority's server ended");
-            }
-        });
+        let server = tokio::spawn(serve(Arc::clone(&inner), listener));
         let voter = tokio::spawn(vote_regularly(Arc::clone(&inner)));
         Ok(Authority { inner, server, voter })
     }
@@ -364,39 +362,53 @@ async fn vote_regularly(inner: Arc<Inner>) {
     }
 }
 
-/// Answers every request.
-async fn serve(
-    State(inner): State<Arc<Inner>>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> axum::http::Response<Body> {
-    let now = SystemTime::now();
-    let response = if method == Method::POST {
-        post(&inner, uri.path(), &body, now)
-    } else {
-        let mut request = http::Request::get(uri.path());
-        if method != Method::GET {
-            request.method = http::Method::Other;
-        }
-        for (name, value) in &headers {
-            if let Ok(value) = value.to_str() {
-                request.headers.push(name.as_str(), value);
+/// Accepts connections until the task is ended.
+async fn serve(inner: Arc<Inner>, listener: TcpListener) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let inner = Arc::clone(&inner);
+                tokio::spawn(async move {
+                    if let Err(error) = serve_one(&inner, stream).await {
+                        debug!(%error, "a directory connection failed");
+                    }
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                warn!(%error, "the authority cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+}
+
+/// One request, one answer.
+async fn serve_one(inner: &Inner, mut stream: TcpStream) -> Result<(), http::HttpError> {
+    stream.set_nodelay(true)?;
+    let Some(request) = http::read_request(&mut stream, &LIMITS).await? else {
+        return Ok(());
+    };
+    let now = SystemTime::now();
+    let response = if request.method == http::Method::Post {
+        post(inner, &request, now)
+    } else {
         let documents = Arc::clone(&inner.documents.borrow());
         answer(&documents, &request, now)
     };
-    into_axum(response)
+    http::write_response(&mut stream, &response, &LIMITS).await
 }
 
-/// Takes an upload. C Tor gives its reasons in the status line, which axum cannot write; they go into the body too.
-fn post(inner: &Inner, path: &str, body: &[u8], now: SystemTime) -> http::Response {
-    if path != "/tor/" {
+/// Takes an upload.
+fn post(inner: &Inner, request: &http::Request, now: SystemTime) -> http::Response {
+    if request.path != "/tor/" {
         return http::Response::empty(404, "Not found");
     }
-    match inner.take(body, now) {
+    match inner.take(&request.body, now) {
         Ok(true) => http::Response::empty(200, "OK"),
         Ok(false) => {
             let mut response = http::Response::empty(200, "OK");
@@ -405,20 +417,7 @@ fn post(inner: &Inner, path: &str, body: &[u8], now: SystemTime) -> http::Respon
         }
         Err(refusal) => {
             debug!(%refusal, "descriptor refused");
-            let mut response = http::Response::empty(400, refusal.to_string());
-            response.body.push(Bytes::from(refusal.to_string()));
-            response
+            http::Response::empty(400, refusal.to_string())
         }
     }
-}
-
-/// The same response in axum's type.
-fn into_axum(response: http::Response) -> axum::http::Response<Body> {
-    let status = StatusCode::from_u16(response.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut builder = axum::http::Response::builder().status(status);
-    for (name, value) in response.headers.iter() {
-        builder = builder.header(name, value);
-    }
-    // `ReasonPhrase` is how hyper writes words of our own after the status.
-    builder.body(Body::from(response.concat())).unwrap_or_default()
 }

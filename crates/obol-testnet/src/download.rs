@@ -61,6 +61,65 @@ pub struct Downloaded {
 /// How long a download may stand still before it counts as failed.
 const STALL: Duration = Duration::from_secs(60);
 
+/// The response to a GET for `http://target{path}` through the SOCKS5 port `proxy`, and the task that drives its connection.
+async fn get(
+    proxy: SocketAddr,
+    isolation: &str,
+    target: SocketAddr,
+    path: &str,
+) -> Result<(hyper::body::Incoming, AbortOnDrop), DownloadError> {
+    let stream: Socks5Stream<TcpStream> = Socks5Stream::connect_with_password(proxy, target, isolation, "obol")
+        .await
+        .map_err(|error| DownloadError::Proxy { proxy, target, error })?;
+    let http = |error| DownloadError::Http { received: 0, error };
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream.into_inner()))
+        .await
+        .map_err(http)?;
+    let connection = AbortOnDrop(tokio::spawn(async move {
+        let _ = connection.await;
+    }));
+    let request = Request::get(path)
+        .header(header::HOST, target.to_string())
+        .header(header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .expect("a path and two fixed headers make a request");
+    let response = sender.send_request(request).await.map_err(http)?;
+    if response.status() != hyper::StatusCode::OK {
+        return Err(DownloadError::Status(response.status().as_u16()));
+    }
+    Ok((response.into_body(), connection))
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The next piece of a body; `None` at its end.
+async fn next(body: &mut hyper::body::Incoming, received: u64) -> Result<Option<Bytes>, DownloadError> {
+    loop {
+        match tokio::time::timeout(STALL, body.frame()).await {
+            Err(_) => {
+                return Err(DownloadError::Stalled {
+                    received,
+                    waited: STALL,
+                });
+            }
+            Ok(None) => return Ok(None),
+            Ok(Some(Err(error))) => return Err(DownloadError::Http { received, error }),
+            Ok(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+        }
+    }
+}
+
 /// Downloads `http://target{path}` through the SOCKS5 port `proxy`. `isolation` (a SOCKS user name) keeps its
 /// circuits apart from others'. `progress` is told the bytes received so far.
 ///
@@ -74,36 +133,32 @@ pub async fn download(
     mut progress: impl FnMut(u64),
 ) -> Result<Downloaded, DownloadError> {
     let started = Instant::now();
-    let stream: Socks5Stream<TcpStream> = Socks5Stream::connect_with_password(proxy, target, isolation, "obol")
-        .await
-        .map_err(|error| DownloadError::Proxy { proxy, target, error })?;
-    let http = |received| move |error| DownloadError::Http { received, error };
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream.into_inner())).await.map_err(http(0))?;
-    let connection = tokio::spawn(connection);
-    let request = Request::get(path)
-        .header(header::HOST, target.to_string())
-        .header(header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .expect("a path and two fixed headers make a request");
-    let response = sender.send_request(request).await.map_err(http(0))?;
-    if response.status() != hyper::StatusCode::OK {
-        return Err(DownloadError::Status(response.status().as_u16()));
+    let (mut body, _connection) = get(proxy, isolation, target, path).await?;
+    let (mut hash, mut bytes, mut first_byte) = (Sha256::new(), 0u64, None);
+    while let Some(data) = next(&mut body, bytes).await? {
+        first_byte.get_or_insert_with(|| started.elapsed());
+        hash.update(&data);
+        bytes += data.len() as u64;
+        progress(bytes);
     }
-    let (mut body, mut hash, mut bytes, mut first_byte) = (response.into_body(), Sha256::new(), 0u64, None);
-    loop {
-        let frame = match tokio::time::timeout(STALL, body.frame()).await {
-            Err(_) => return Err(DownloadError::Stalled { received: bytes, waited: STALL }),
-            Ok(None) => break,
-            Ok(Some(frame)) => frame.map_err(http(bytes))?,
-        };
-        if let Some(data) = frame.data_ref() {
-            first_byte.get_or_insert_with(|| started.elapsed());
-            hash.update(data);
-            bytes += data.len() as u64;
-            progress(bytes);
-        }
-    }
-    connection.abort();
     let total = started.elapsed();
-    Ok(Downloaded { bytes, sha256: hash.finalize().into(), first_byte: first_byte.unwrap_or(total), total })
+    Ok(Downloaded {
+        bytes,
+        sha256: hash.finalize().into(),
+        first_byte: first_byte.unwrap_or(total),
+        total,
+    })
+}
+
+/// Downloads and throws away, until the body ends (an endless one does not) or this future is dropped.
+///
+/// # Errors
+/// See [`DownloadError`].
+pub async fn drain(proxy: SocketAddr, isolation: &str, target: SocketAddr, path: &str) -> Result<u64, DownloadError> {
+    let (mut body, _connection) = get(proxy, isolation, target, path).await?;
+    let mut bytes = 0u64;
+    while let Some(data) = next(&mut body, bytes).await? {
+        bytes += data.len() as u64;
+    }
+    Ok(bytes)
 }

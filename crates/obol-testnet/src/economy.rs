@@ -89,9 +89,23 @@ pub async fn found(
     };
 
     let lumens = Stroops::new(100_0000000).unwrap_or(Stroops::ZERO);
-    let issuer_account = (None, Op::CreateAccount { account: issuer.account(), lumens });
+    let issuer_account = (
+        None,
+        Op::CreateAccount {
+            account: issuer.account(),
+            lumens,
+        },
+    );
     let mut accounts = vec![issuer_account];
-    accounts.extend(holders.iter().map(|h| (None, Op::CreateAccount { account: h.key.account(), lumens: h.lumens })));
+    accounts.extend(holders.iter().map(|h| {
+        (
+            None,
+            Op::CreateAccount {
+                account: h.key.account(),
+                lumens: h.lumens,
+            },
+        )
+    }));
     for part in accounts.chunks(100) {
         submit(&[founder], part.to_vec()).await?;
     }
@@ -100,9 +114,22 @@ pub async fn found(
         let mut signers = vec![founder, &issuer];
         for holder in part {
             let account = holder.key.account();
-            operations.push((Some(account), Op::Trust { asset, limit: Stroops::MAX }));
+            operations.push((
+                Some(account),
+                Op::Trust {
+                    asset,
+                    limit: Stroops::MAX,
+                },
+            ));
             if !holder.holding.is_zero() {
-                operations.push((Some(issuer.account()), Op::Pay { to: account, asset, amount: holder.holding }));
+                operations.push((
+                    Some(issuer.account()),
+                    Op::Pay {
+                        to: account,
+                        asset,
+                        amount: holder.holding,
+                    },
+                ));
             }
             signers.push(holder.key);
         }
@@ -111,7 +138,10 @@ pub async fn found(
         }
         submit(&signers, operations).await?;
     }
-    let immutable = Op::SetOptions(Options { set_flags: Some(AUTH_IMMUTABLE), ..Options::default() });
+    let immutable = Op::SetOptions(Options {
+        set_flags: Some(AUTH_IMMUTABLE),
+        ..Options::default()
+    });
     submit(&[founder, &issuer], vec![(Some(issuer.account()), immutable)]).await?;
     let issued = holders.iter().map(|h| h.holding).sum();
     Ok(Economy { asset, issued })

@@ -1,3 +1,9 @@
 #![doc = include_str!("../README.md")]
 
 pub mod authority;
+pub mod control;
+pub mod download;
+pub mod economy;
+pub mod network;
+pub mod origin;
+pub mod state;

@@ -66,7 +66,10 @@ impl OriginFile {
     /// If the path names no plain file, or reading fails.
     pub async fn existing(path: &Path, mut progress: impl FnMut(u64)) -> Result<Self, OriginError> {
         use tokio::io::AsyncReadExt;
-        let read = |error| OriginError::Read { path: path.to_owned(), error };
+        let read = |error| OriginError::Read {
+            path: path.to_owned(),
+            error,
+        };
         let mut file = tokio::fs::File::open(path).await.map_err(read)?;
         if !file.metadata().await.map_err(read)?.is_file() {
             return Err(OriginError::NotAFile { path: path.to_owned() });
@@ -81,7 +84,11 @@ impl OriginFile {
             length += got as u64;
             progress(length);
         }
-        Ok(Self { path: path.to_owned(), length, sha256: hash.finalize().into() })
+        Ok(Self {
+            path: path.to_owned(),
+            length,
+            sha256: hash.finalize().into(),
+        })
     }
 
     /// Writes `length` incompressible bytes, the same for the same `seed`, to `path`.
@@ -89,7 +96,10 @@ impl OriginFile {
     /// # Errors
     /// If the file cannot be written, for instance because the disk is full.
     pub async fn generate(path: &Path, length: u64, seed: u64) -> Result<Self, OriginError> {
-        let write = |error| OriginError::Write { path: path.to_owned(), error };
+        let write = |error| OriginError::Write {
+            path: path.to_owned(),
+            error,
+        };
         let mut file = tokio::fs::File::create(path).await.map_err(write)?;
         let (mut hash, mut rng, mut buffer) = (Sha256::new(), StdRng::seed_from_u64(seed), vec![0; CHUNK]);
         let mut left = length;
@@ -101,7 +111,11 @@ impl OriginFile {
             left -= part as u64;
         }
         file.flush().await.map_err(write)?;
-        Ok(Self { path: path.to_owned(), length, sha256: hash.finalize().into() })
+        Ok(Self {
+            path: path.to_owned(),
+            length,
+            sha256: hash.finalize().into(),
+        })
     }
 }
 
@@ -118,11 +132,14 @@ impl Origin {
     /// # Errors
     /// If no socket can be opened.
     pub async fn start(file: OriginFile) -> Result<Self, OriginError> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(OriginError::Listen)?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .await
+            .map_err(OriginError::Listen)?;
         let address = listener.local_addr().map_err(OriginError::Listen)?;
         let app = Router::new()
             .route("/file", get(serve_file))
             .route("/hello", get(|| async { "hello\n" }))
+            .route("/endless", get(serve_endlessly))
             .with_state(file);
         let task = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, app).await {
@@ -147,10 +164,28 @@ impl Drop for Origin {
 async fn serve_file(State(file): State<OriginFile>) -> Response {
     match tokio::fs::File::open(&file.path).await {
         Ok(opened) => (
-            [(header::CONTENT_TYPE, "application/octet-stream".to_owned()), (header::CONTENT_LENGTH, file.length.to_string())],
+            [
+                (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+                (header::CONTENT_LENGTH, file.length.to_string()),
+            ],
             Body::from_stream(ReaderStream::with_capacity(opened, 1 << 18)),
         )
             .into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot open the file: {error}\n")).into_response(),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("cannot open the file: {error}\n"),
+        )
+            .into_response(),
     }
+}
+
+/// Bytes without end: for whoever wants a circuit busy for as long as it listens.
+async fn serve_endlessly() -> Response {
+    let block = bytes::Bytes::from(vec![0x5a; 1 << 16]);
+    let stream = futures::stream::repeat_with(move || Ok::<_, std::convert::Infallible>(block.clone()));
+    (
+        [(header::CONTENT_TYPE, "application/octet-stream")],
+        Body::from_stream(stream),
+    )
+        .into_response()
 }

@@ -28,11 +28,15 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Download a file through three paid relays on this machine, and show who was paid what.
-    #[command(after_help = "Examples:\n  obol demo\n  obol demo --size 512MiB --relays 5 --processes\n  \
-                            obol demo --file video.mkv --json")]
+    #[command(
+        after_help = "Examples:\n  obol demo\n  obol demo --size 512MiB --relays 5 --processes\n  \
+                            obol demo --file video.mkv --json"
+    )]
     Demo(DemoArgs),
     /// Bring the whole network up and keep it running until Ctrl-C.
-    #[command(after_help = "Examples:\n  obol network --keep ./net\n  arti -c ./net/arti.toml proxy   # a stock client, unpaid")]
+    #[command(
+        after_help = "Examples:\n  obol network --keep ./net\n  arti -c ./net/arti.toml proxy   # a stock client, unpaid"
+    )]
     Network(NetworkArgs),
     /// Run one relay.
     #[command(after_help = "Example:\n  obol relay --config node.toml")]
@@ -44,7 +48,10 @@ enum Command {
     #[command(after_help = "Example:\n  obol ledger --listen 127.0.0.1:8000 --keep ./ledger")]
     Ledger(ledger::LedgerArgs),
     /// Check a relay's configuration, or print the complete commented one.
-    #[command(subcommand, after_help = "Examples:\n  obol config check node.toml\n  obol config example > node.toml")]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  obol config check node.toml\n  obol config example > node.toml"
+    )]
     Config(config::ConfigCommand),
 }
 
@@ -82,7 +89,9 @@ fn parse_size(text: &str) -> Result<u64, String> {
     let text = text.trim();
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
-    let number: u64 = number.parse().map_err(|_| format!("`{text}` is not a size: write for instance 64MiB"))?;
+    let number: u64 = number
+        .parse()
+        .map_err(|_| format!("`{text}` is not a size: write for instance 64MiB"))?;
     let factor: u64 = match unit.trim() {
         "" | "B" => 1,
         "kB" | "KB" => 1_000,

@@ -2,13 +2,15 @@
 
 #![allow(dead_code)]
 
+pub mod ctor;
+
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use obol_onion::engine::EngineConfig;
 use obol_relay::descriptor::{self, Description};
-use obol_relay::directory::Directory;
+use obol_relay::directory::{self, Directory};
 use obol_relay::keys::{Keys, OnionLifetime};
 use obol_relay::relay::{Relay, RelayHandle, RelayParts};
 use obol_relay::streams::ExitConfig;
@@ -78,8 +80,13 @@ pub async fn keys() -> (Arc<Keys>, tempfile::TempDir) {
 impl Node {
     /// Starts a relay that knows this authority, and publishes it there.
     pub async fn start(nickname: &str, exit: bool, authority: &Authority) -> Node {
+        Node::start_at(nickname, exit, authority.entry()).await
+    }
+
+    /// The same with an authority that may be anybody's.
+    pub async fn start_at(nickname: &str, exit: bool, authority: directory::Authority) -> Node {
         let (keys, files) = keys().await;
-        let directory = Directory::start(vec![authority.entry()]);
+        let directory = Directory::start(vec![authority]);
         let handle = Relay::start(RelayParts {
             keys: Arc::clone(&keys),
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],

@@ -1,0 +1,621 @@
+//! A whole network on one machine: ledger, authority, relays, and clients on demand.
+//!
+//! Every relay is configured by a file as any relay is, and run by what `obol relay` runs, in this process or in one of its own.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use obol_cell::Stroops;
+use obol_client::{Client, ClientConfig, ClientHandle, Pay, config as client_config};
+use obol_ledger::{Closing, Ledger, LedgerConfig, Storage, server};
+use obol_relay::config as relay_config;
+use obol_relay::run::RunningRelay;
+use obol_stellar::asset::asset_code;
+use obol_stellar::key::KeyFileError;
+use obol_stellar::rail::horizon::{BadUrl, Horizon, Timeouts};
+use obol_stellar::{Keypair, Tcp};
+use serde::Deserialize;
+use tokio::process::{Child, Command};
+
+use crate::authority::{self, Authority, AuthorityConfig, Role, VoteError};
+use crate::control::{Control, ControlError};
+use crate::economy::{Economy, EconomyError, Holder, found};
+
+/// What a network is made of.
+#[derive(Debug, Clone)]
+pub struct NetworkOptions {
+    /// How many relays: at least 3. The first is the guard, the last (of five or more: the last two) exits.
+    pub relays: usize,
+    /// Where keys, configurations and journals go.
+    pub directory: PathBuf,
+    /// The `obol` program, to run each relay as a process of its own; `None`: all in this process.
+    pub relay_program: Option<PathBuf>,
+    /// How often ledgers close.
+    pub ledger_interval: Duration,
+    /// Prices of guard, middle and exit in stroops per 64 KiB, each on the ladder.
+    pub prices: [i64; 3],
+}
+
+impl NetworkOptions {
+    /// Three relays in this process, prices 20, 10 and 50, a ledger every half second.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        NetworkOptions {
+            relays: 3,
+            directory: directory.into(),
+            relay_program: None,
+            ledger_interval: Duration::from_millis(500),
+            prices: [20, 10, 50],
+        }
+    }
+}
+
+/// Why a network does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// Fewer than three relays have no paths.
+    #[error("a network has at least 3 relays, not {0}: Tor's paths are three hops")]
+    TooFew(usize),
+    /// A file or directory.
+    #[error("{}: {error}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// A key file.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
+    /// The ledger's state.
+    #[error("the ledger: {0}")]
+    Ledger(#[from] obol_ledger::StoreError),
+    /// The ledger's server.
+    #[error("the ledger's server: {0}")]
+    Serve(std::io::Error),
+    /// The ledger's URL.
+    #[error(transparent)]
+    Url(#[from] BadUrl),
+    /// The asset, or its accounts.
+    #[error(transparent)]
+    Economy(#[from] EconomyError),
+    /// The authority.
+    #[error(transparent)]
+    Authority(#[from] authority::StartError),
+    /// Its consensus.
+    #[error("the authority makes no consensus: {0}")]
+    Vote(#[from] VoteError),
+    /// A relay's configuration.
+    #[error(transparent)]
+    Config(#[from] relay_config::ConfigError),
+    /// A relay in this process.
+    #[error("relay {nickname}: {error}")]
+    Relay {
+        /// Which.
+        nickname: String,
+        /// Why.
+        error: obol_relay::run::RunError,
+    },
+    /// A relay's process.
+    #[error("relay {nickname} ended before it was ready; its log is {}", log.display())]
+    Ended {
+        /// Which.
+        nickname: String,
+        /// Its log.
+        log: PathBuf,
+    },
+    /// What a relay wrote about itself.
+    #[error("relay {nickname} wrote no good running.json: {error}")]
+    Running {
+        /// Which.
+        nickname: String,
+        /// Why.
+        error: serde_json::Error,
+    },
+    /// Something took too long.
+    #[error("{0} did not happen within {} s", .1.as_secs())]
+    Late(&'static str, Duration),
+    /// A relay's gateway.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// A client.
+    #[error("the client: {0}")]
+    Client(#[from] obol_client::StartError),
+    /// The client's configuration for Tor.
+    #[error("the client's configuration: {0}")]
+    ClientConfig(#[from] toml::de::Error),
+}
+
+/// How long a relay may take to start: its first start makes RSA keys.
+const START: Duration = Duration::from_secs(120);
+
+/// What a relay says about itself in `running.json`.
+#[derive(Debug, Clone, Deserialize)]
+struct Running {
+    or: SocketAddr,
+    gateway: SocketAddr,
+    fingerprint: String,
+}
+
+#[derive(Debug)]
+enum Body {
+    Here(Option<RunningRelay>),
+    Process(Child),
+}
+
+/// One relay of the network.
+#[derive(Debug)]
+pub struct RelayNode {
+    /// Its name.
+    pub nickname: String,
+    /// Its place in paths.
+    pub role: Role,
+    /// Its RSA identity, 40 upper-case hexadecimal digits.
+    pub fingerprint: String,
+    /// Its price in stroops per 64 KiB.
+    pub price: i64,
+    /// Where its keys and journal are.
+    pub directory: PathBuf,
+    /// Where it accepts links.
+    pub or: SocketAddr,
+    /// Its gateway.
+    pub control: Control,
+    body: Body,
+}
+
+impl RelayNode {
+    /// The process it runs in.
+    pub fn pid(&self) -> Option<u32> {
+        match &self.body {
+            Body::Here(_) => Some(std::process::id()),
+            Body::Process(child) => child.id(),
+        }
+    }
+
+    async fn stop(&mut self) {
+        match &mut self.body {
+            Body::Here(relay) => {
+                if let Some(relay) = relay.take() {
+                    relay.shutdown().await;
+                }
+            }
+            Body::Process(child) => {
+                // Its standard input is our leash: closed, it ends by itself; if not, it is ended.
+                drop(child.stdin.take());
+                if tokio::time::timeout(Duration::from_secs(10), child.wait())
+                    .await
+                    .is_err()
+                {
+                    let _ = child.kill().await;
+                }
+            }
+        }
+    }
+}
+
+/// A running network. Dropped, everything in it ends; [`Network::stop`] waits for that.
+#[derive(Debug)]
+pub struct Network {
+    /// What it was made of.
+    pub options: NetworkOptions,
+    /// The ledger.
+    pub ledger: Arc<Ledger>,
+    /// The asset.
+    pub economy: Economy,
+    /// The directory authority.
+    pub authority: Authority,
+    /// The relays, guard first.
+    pub relays: Vec<RelayNode>,
+    wallet: Keypair,
+    server: server::ServerHandle,
+}
+
+/// What happens while a network starts, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The ledger runs, with the asset and everybody's accounts.
+    Money,
+    /// The authority runs.
+    Authority,
+    /// So many relays run and have published.
+    Relays(usize),
+    /// The consensus lists them.
+    Consensus,
+}
+
+const CODE: &str = "OBOL";
+
+fn lumens(n: i64) -> Stroops {
+    Stroops::new(n.saturating_mul(10_000_000)).unwrap_or(Stroops::ZERO)
+}
+
+fn units(n: i64) -> Stroops {
+    lumens(n)
+}
+
+impl Network {
+    /// Brings everything up but clients.
+    ///
+    /// # Errors
+    /// See [`NetworkError`].
+    pub async fn start(options: NetworkOptions, mut progress: impl FnMut(Stage)) -> Result<Self, NetworkError> {
+        if options.relays < 3 {
+            return Err(NetworkError::TooFew(options.relays));
+        }
+        make_directory(&options.directory)?;
+        let config = LedgerConfig {
+            storage: Storage::Memory,
+            closing: Closing::Every(options.ledger_interval),
+            allow_advance: true,
+            ..LedgerConfig::default()
+        };
+        let ledger = Arc::new(Ledger::open(config)?);
+        let server = server::serve(Arc::clone(&ledger), SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+            .await
+            .map_err(NetworkError::Serve)?;
+
+        let plans: Vec<Plan> = (0..options.relays).map(|i| Plan::new(&options, i)).collect();
+        let mut keys = Vec::new();
+        for plan in &plans {
+            make_directory(&plan.directory)?;
+            keys.push(Keypair::load_or_create(&plan.directory.join("payee.seed"))?);
+            keys.push(Keypair::load_or_create(&plan.directory.join("capital.seed"))?);
+        }
+        let wallet = Keypair::random().map_err(EconomyError::from)?;
+        let mut holders: Vec<Holder<'_>> = keys
+            .chunks(2)
+            .flat_map(|pair| {
+                let capital = Holder {
+                    key: &pair[1],
+                    lumens: lumens(10_000),
+                    holding: units(100_000),
+                };
+                [
+                    Holder {
+                        key: &pair[0],
+                        lumens: lumens(1_000),
+                        holding: Stroops::ZERO,
+                    },
+                    capital,
+                ]
+            })
+            .collect();
+        holders.push(Holder {
+            key: &wallet,
+            lumens: lumens(10_000),
+            holding: units(100_000),
+        });
+        let network = obol_stellar::Network::new(ledger.passphrase());
+        let rail = Horizon::new(&server.url(), network.clone(), Arc::new(Tcp), Timeouts::default())?;
+        let founder = Keypair::from_seed(&ledger.root_secret());
+        let economy = found(&rail, &network, &founder, CODE, &holders).await?;
+        progress(Stage::Money);
+
+        let authority = Authority::start(AuthorityConfig::default()).await?;
+        for plan in &plans {
+            authority.assign(&plan.nickname, plan.role);
+        }
+        progress(Stage::Authority);
+
+        let mut relays = Vec::new();
+        let starting = plans.into_iter().map(|plan| {
+            let config = plan.config(&options, &authority, &ledger, &server, &economy);
+            plan.start(config, options.relay_program.clone())
+        });
+        for relay in futures::future::join_all(starting).await {
+            relays.push(relay?);
+        }
+        tokio::time::timeout(START, authority.wait_for(relays.len()))
+            .await
+            .map_err(|_| NetworkError::Late("publishing all descriptors", START))?;
+        progress(Stage::Relays(relays.len()));
+        authority.publish_now().await?;
+        progress(Stage::Consensus);
+        Ok(Network {
+            options,
+            ledger,
+            economy,
+            authority,
+            relays,
+            wallet,
+            server,
+        })
+    }
+
+    /// The ledger's Horizon URL.
+    pub fn ledger_url(&self) -> String {
+        self.server.url()
+    }
+
+    /// What a stock Arti needs to use this network, as an `arti.toml`, with its state below `directory`.
+    pub fn arti_toml(&self, directory: &Path) -> String {
+        self.authority
+            .arti_network()
+            .toml_with_storage(&directory.join("state"), &directory.join("cache"))
+    }
+
+    /// A client's configuration, its state below `directory`; with `pay`, its wallet holds this network's money.
+    ///
+    /// # Errors
+    /// If the wallet's key file cannot be written, or the configuration is not one.
+    pub fn client_config(&self, directory: &Path, pay: Option<Pay>) -> Result<ClientConfig, NetworkError> {
+        make_directory(directory)?;
+        let mut config = ClientConfig::new(directory);
+        config.tor = toml::from_str(&self.authority.arti_network().toml())?;
+        if let Some(pay) = pay {
+            let wallet = directory.join("wallet.seed");
+            if !wallet.exists() {
+                self.wallet.save_new(&wallet)?;
+            }
+            config.payments = Some(client_config::Payments {
+                pay,
+                max_price_per_64_kib: 100,
+                max_tunnel_price_per_64_kib: None,
+                budget: None,
+                deposit: client_config::Amount::units(50),
+                life: client_config::Span::hours(24),
+                random_delay: client_config::Span::seconds(0),
+                journal: PathBuf::from("payments.sqlite"),
+                wallet: PathBuf::from("wallet.seed"),
+                ledger: client_config::Ledger {
+                    network_passphrase: self.ledger.passphrase().to_owned(),
+                    asset: client_config::AssetName {
+                        code: asset_code(&self.economy.asset),
+                        issuer: self.economy.asset.issuer,
+                    },
+                    urls: vec![self.ledger_url()],
+                    poll: client_config::Span::millis(250),
+                    highest_fee: 1_000_000,
+                },
+            });
+        }
+        Ok(config)
+    }
+
+    /// Starts a client of this network.
+    ///
+    /// # Errors
+    /// See [`NetworkError`].
+    pub async fn client(&self, name: &str, pay: Option<Pay>) -> Result<ClientHandle, NetworkError> {
+        let config = self.client_config(&self.options.directory.join(name), pay)?;
+        Ok(Client::start(config).await?)
+    }
+
+    /// The guard: the only one, so that what two clients do meets there.
+    pub fn guard(&self) -> &RelayNode {
+        &self.relays[0]
+    }
+
+    /// Ends everything, relays first, and waits until it has ended.
+    pub async fn stop(mut self) {
+        futures::future::join_all(self.relays.iter_mut().map(RelayNode::stop)).await;
+        self.authority.shutdown().await;
+        self.server.shutdown().await;
+    }
+}
+
+/// A relay before it runs.
+#[derive(Debug)]
+struct Plan {
+    nickname: String,
+    role: Role,
+    price: i64,
+    directory: PathBuf,
+}
+
+impl Plan {
+    fn new(options: &NetworkOptions, index: usize) -> Self {
+        let exits = (options.relays - 1) / 2;
+        let (role, price) = if index == 0 {
+            (Role::Guard, options.prices[0])
+        } else if index + exits >= options.relays {
+            (Role::Exit, options.prices[2])
+        } else {
+            (Role::Middle, options.prices[1])
+        };
+        let nickname = format!("relay{index}");
+        let directory = options.directory.join(&nickname);
+        Plan {
+            nickname,
+            role,
+            price,
+            directory,
+        }
+    }
+
+    fn config(
+        &self,
+        _options: &NetworkOptions,
+        authority: &Authority,
+        ledger: &Ledger,
+        server: &server::ServerHandle,
+        economy: &Economy,
+    ) -> relay_config::Config {
+        use relay_config::{Amount, AssetName, Fingerprint, Size, Span};
+        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let policy = if self.role == Role::Exit {
+            "accept *:*"
+        } else {
+            "reject *:*"
+        };
+        let entry = authority.entry();
+        relay_config::Config {
+            nickname: self.nickname.clone(),
+            contact: String::new(),
+            data_directory: self.directory.clone(),
+            or: relay_config::OrPort {
+                listen: loopback,
+                advertise: None,
+                allow_private_addresses: true,
+            },
+            exit: relay_config::Exit {
+                policy: vec![policy.to_owned()],
+                reject_private: false,
+            },
+            bandwidth: relay_config::Bandwidth::default(),
+            memory: relay_config::Memory { cells: Size::mib(64) },
+            directory: relay_config::Directory {
+                publish: true,
+                authorities: vec![relay_config::Authority {
+                    name: entry.name,
+                    address: entry.address,
+                    v3_identity: Fingerprint(entry.v3_identity),
+                }],
+            },
+            payments: Some(relay_config::Payments {
+                price_per_64_kib: self.price,
+                forward_ppm: 1_000,
+                forward_ceiling: None,
+                largest_step: Size::mib(16),
+                journal: PathBuf::from("payments.sqlite"),
+                ledger: relay_config::Ledger {
+                    network_passphrase: ledger.passphrase().to_owned(),
+                    asset: AssetName {
+                        code: asset_code(&economy.asset),
+                        issuer: economy.asset.issuer,
+                    },
+                    urls: vec![server.url()],
+                    poll: Span::millis(250),
+                    max_age: Span::seconds(60),
+                    allow_revocable_asset: false,
+                    highest_fee: 1_000_000,
+                    two_witnesses_above: None,
+                },
+                accounts: relay_config::Accounts::default(),
+                clients: relay_config::EscrowTerms {
+                    min_deposit: Amount(100_000),
+                    life: Span::hours(24),
+                    margin: Span::hours(2),
+                    new_per_minute: 600,
+                    flush_above: None,
+                },
+                relays: relay_config::EscrowTerms {
+                    min_deposit: Amount(100_000),
+                    life: Span::hours(7 * 24),
+                    margin: Span::hours(6),
+                    new_per_minute: 600,
+                    flush_above: None,
+                },
+                peers: relay_config::Peers {
+                    open: true,
+                    limit: 64,
+                    deposit: Amount::units(40),
+                    random_delay: Span::seconds(0),
+                    life: Span::hours(7 * 24),
+                },
+            }),
+            gateway: relay_config::Gateway {
+                listen: Some(loopback),
+                ..relay_config::Gateway::default()
+            },
+        }
+    }
+
+    async fn start(self, config: relay_config::Config, program: Option<PathBuf>) -> Result<RelayNode, NetworkError> {
+        let Plan {
+            nickname,
+            role,
+            price,
+            directory,
+        } = self;
+        let file = directory.join("node.toml");
+        write(&file, &config.to_toml()?)?;
+        let running = directory.join("running.json");
+        // Of an earlier run that was ended the hard way.
+        let _ = std::fs::remove_file(&running);
+        let token = config.path(&config.gateway.token);
+        let (body, said) = match program {
+            None => {
+                let relay = obol_relay::run::run(config)
+                    .await
+                    .map_err(|error| NetworkError::Relay {
+                        nickname: nickname.clone(),
+                        error,
+                    })?;
+                let said = read_running(&running, &nickname)?;
+                (Body::Here(Some(relay)), said)
+            }
+            Some(program) => {
+                let log = directory.join("relay.log");
+                let to = std::fs::File::create(&log).map_err(|error| NetworkError::File {
+                    path: log.clone(),
+                    error,
+                })?;
+                let mut child = Command::new(&program)
+                    .args(["relay", "--end-with-input", "--config"])
+                    .arg(&file)
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::null())
+                    .stderr(to)
+                    .kill_on_drop(true)
+                    .spawn()
+                    .map_err(|error| NetworkError::File { path: program, error })?;
+                let ready = wait_for_file(&running, &mut child);
+                match tokio::time::timeout(START, ready).await {
+                    Ok(true) => {}
+                    Ok(false) => return Err(NetworkError::Ended { nickname, log }),
+                    Err(_) => return Err(NetworkError::Late("the start of a relay", START)),
+                }
+                let said = read_running(&running, &nickname)?;
+                (Body::Process(child), said)
+            }
+        };
+        let control = Control::new(said.gateway, &token)?;
+        Ok(RelayNode {
+            nickname,
+            role,
+            fingerprint: said.fingerprint,
+            price,
+            directory,
+            or: said.or,
+            control,
+            body,
+        })
+    }
+}
+
+/// Waits until the file is there; false if the process ended before.
+async fn wait_for_file(path: &Path, child: &mut Child) -> bool {
+    let mut look = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        look.tick().await;
+        if path.exists() {
+            return true;
+        }
+        if !matches!(child.try_wait(), Ok(None)) {
+            return false;
+        }
+    }
+}
+
+fn read_running(path: &Path, nickname: &str) -> Result<Running, NetworkError> {
+    let text = std::fs::read_to_string(path).map_err(|error| NetworkError::File {
+        path: path.to_owned(),
+        error,
+    })?;
+    serde_json::from_str(&text).map_err(|error| NetworkError::Running {
+        nickname: nickname.to_owned(),
+        error,
+    })
+}
+
+fn write(path: &Path, text: &str) -> Result<(), NetworkError> {
+    std::fs::write(path, text).map_err(|error| NetworkError::File {
+        path: path.to_owned(),
+        error,
+    })
+}
+
+/// Makes a directory that only its owner can read, with those above it.
+fn make_directory(path: &Path) -> Result<(), NetworkError> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path).map_err(|error| NetworkError::File {
+        path: path.to_owned(),
+        error,
+    })
+}

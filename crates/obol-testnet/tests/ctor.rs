@@ -1,0 +1,131 @@
+//! C Tor beside us: its authority takes our relays, its client and its relays take our authority.
+
+mod network;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use network::ctor::{CTorAuthority, Tor, available, common, free_port};
+use network::{Network, Node, PATIENCE, REQUEST, description, keys, origin, policy};
+use obol_relay::descriptor;
+use obol_relay::directory::{Upload, upload};
+use obol_relay::keys::OnionLifetime;
+use obol_testnet::authority::Role;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// Fetches a page from `server` through a SOCKS5 proxy at `port`.
+async fn through_socks(port: u16, server: std::net::SocketAddr) -> Vec<u8> {
+    let std::net::SocketAddr::V4(server) = server else { panic!("an IPv4 address is wanted") };
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(&[5, 1, 0]).await.unwrap();
+    let mut choice = [0; 2];
+    stream.read_exact(&mut choice).await.unwrap();
+    assert_eq!(choice, [5, 0]);
+    let mut request = vec![5, 1, 0, 1];
+    request.extend(server.ip().octets());
+    request.extend(server.port().to_be_bytes());
+    stream.write_all(&request).await.unwrap();
+    let mut reply = [0; 10];
+    stream.read_exact(&mut reply).await.unwrap();
+    assert_eq!(reply[1], 0, "SOCKS refuses");
+    stream.write_all(REQUEST).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_c_tor_client_bootstraps_through_our_relays_and_fetches_a_page() {
+    if !available("tor") {
+        return;
+    }
+    let network = Network::start(3).await;
+    let page: &'static [u8] = Box::leak(vec![b'c'; 300_000].into_boxed_slice());
+    let server = origin(page).await;
+    let files = tempfile::tempdir().unwrap();
+    let data = files.path().join("client");
+    let port = free_port();
+    let guard = &network.nodes[0];
+    let address = guard.handle.addresses()[0];
+    let fallback = hex::encode_upper(guard.keys.fingerprint());
+    let torrc = format!(
+        "{}SocksPort 127.0.0.1:{port}\nFallbackDir {address} orport={} id={fallback}\n\
+         ClientRejectInternalAddresses 0\nClientDNSRejectInternalAddresses 0\n",
+        common(&data, &network.authority.torrc_line()),
+        address.port(),
+    );
+    let mut tor = Tor::start(&data, &torrc);
+    tor.says("Bootstrapped 100%").await;
+    let answer = tokio::time::timeout(PATIENCE, through_socks(port, server)).await.expect("the page takes too long");
+    assert!(answer.starts_with(b"HTTP/1.0 200 OK"));
+    assert!(answer.ends_with(page));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_c_tor_relay_publishes_at_our_authority_and_takes_its_documents() {
+    if !available("tor") {
+        return;
+    }
+    let network = Network::start(2).await;
+    network.authority.assign("ctorexit", Role::Exit);
+    let files = tempfile::tempdir().unwrap();
+    let data = files.path().join("relay");
+    let torrc = format!(
+        "{}Nickname ctorexit\nAddress 127.0.0.1\nORPort 127.0.0.1:{}\nSocksPort 0\nAssumeReachable 1\nExitRelay 1\n\
+         ExitPolicyRejectPrivate 0\nExitPolicy accept *:*\nContactInfo none\n",
+        common(&data, &network.authority.torrc_line()),
+        free_port(),
+    );
+    let mut tor = Tor::start(&data, &torrc);
+    tokio::time::timeout(PATIENCE, network.authority.wait_for(3))
+        .await
+        .unwrap_or_else(|_| panic!("no descriptor came: {}", tor.log()));
+    let published = network.authority.publish_now().await.unwrap();
+    assert_eq!(published.relays, 3);
+    tor.says("Bootstrapped 100%").await;
+}
+
+#[tokio::test]
+async fn a_c_tor_authority_accepts_our_descriptor_and_knows_a_second_upload_again() {
+    if !available("tor") || !available("tor-gencert") {
+        return;
+    }
+    let mut authority = CTorAuthority::start();
+    authority.tor.says("Opened Directory listener").await;
+    let (keys, _files) = keys().await;
+    let about = description("obolrelay", "127.0.0.1:5999".parse().unwrap(), policy(true));
+    let text = descriptor::build(&keys, OnionLifetime::default(), &about, SystemTime::now()).unwrap();
+    assert_eq!(upload(&authority.entry, &text).await.unwrap(), Upload::Accepted, "{}", authority.tor.log());
+    assert_eq!(upload(&authority.entry, &text).await.unwrap(), Upload::NotNew);
+    let without_tap = text.replace("\nonion-key\n", "\nx-onion-key\n").replace("\nonion-key-crosscert\n", "\nx-crosscert\n");
+    assert!(matches!(upload(&authority.entry, &without_tap).await.unwrap(), Upload::Refused(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_c_tor_authority_finds_our_relay_running_and_our_relay_believes_its_consensus() {
+    if !available("tor") || !available("tor-gencert") {
+        return;
+    }
+    let mut authority = CTorAuthority::start();
+    authority.tor.says("Opened Directory listener").await;
+    let node = Node::start_at("obolrelay", true, authority.entry.clone()).await;
+    let ours = node.keys.ed25519();
+    let listed = async {
+        loop {
+            let _ = node.directory.refresh().await;
+            if let Some(relay) = node.directory.view().by_ed(&ours) {
+                break relay;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let relay = tokio::time::timeout(PATIENCE, listed)
+        .await
+        .unwrap_or_else(|_| panic!("never listed: {}", authority.tor.log()));
+    assert_eq!(relay.rsa, node.keys.fingerprint());
+    assert_eq!(relay.ntor, Some(node.keys.current().ntor_public()));
+    assert!(relay.obol, "the authority passes our subprotocols on");
+    assert_eq!(node.directory.view().param("cc_alg"), Some(0));
+    assert!(Arc::strong_count(&relay) > 1);
+}
