@@ -63,9 +63,24 @@ pub(crate) async fn accepted(shared: Arc<Shared>, tcp: TcpStream, permit: OwnedS
 }
 
 /// A circuit needs a link to its next hop: joins a connection that is being made, or makes one.
-pub(crate) fn need(shared: &Arc<Shared>, circuit: CircuitId, mut to: NextHop) {
+pub(crate) fn need(shared: &Arc<Shared>, circuit: CircuitId, to: NextHop) {
+    if let Err(reason) = dial_for(shared, Some(circuit), to) {
+        shared.with(|engine, now| engine.extend_failed(now, circuit, reason));
+    }
+}
+
+/// Makes a link to a relay if there is none.
+pub(crate) fn ahead(shared: &Arc<Shared>, to: NextHop) {
+    if !shared.with(|engine, _| engine.has_link(&to)) {
+        // What stands against it, stands against it for circuits too; there is nobody to be told.
+        let _ = dial_for(shared, None, to);
+    }
+}
+
+/// Joins a connection to a relay that is being made, or makes one.
+fn dial_for(shared: &Arc<Shared>, circuit: Option<CircuitId>, mut to: NextHop) -> Result<(), DestroyReason> {
     if to.rsa == shared.keys.fingerprint() || to.ed == Some(shared.keys.ed25519()) {
-        return shared.with(|engine, now| engine.extend_failed(now, circuit, DestroyReason::ConnectFailed));
+        return Err(DestroyReason::ConnectFailed);
     }
     if to.ed.is_none() {
         to.ed = shared
@@ -74,28 +89,17 @@ pub(crate) fn need(shared: &Arc<Shared>, circuit: CircuitId, mut to: NextHop) {
             .and_then(|net| net.by_rsa(&to.rsa))
             .and_then(|relay| relay.ed);
     }
-    let first = {
-        let mut dialler = shared.dialler.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let room = dialler.under_way.len() < DIALS;
-        match dialler.under_way.get_mut(&to) {
-            Some(waiting) => {
-                waiting.push(circuit);
-                Some(false)
-            }
-            None if room => {
-                dialler.under_way.insert(to.clone(), vec![circuit]);
-                Some(true)
-            }
-            None => None,
-        }
-    };
-    match first {
-        Some(true) => {
-            shared.tasks.spawn(dial(Arc::clone(shared), to));
-        }
-        Some(false) => {}
-        None => shared.with(|engine, now| engine.extend_failed(now, circuit, DestroyReason::ResourceLimit)),
+    let mut dialler = shared.dialler.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Some(waiting) = dialler.under_way.get_mut(&to) {
+        waiting.extend(circuit);
+        return Ok(());
     }
+    if dialler.under_way.len() >= DIALS {
+        return Err(DestroyReason::ResourceLimit);
+    }
+    dialler.under_way.insert(to.clone(), circuit.into_iter().collect());
+    shared.tasks.spawn(dial(Arc::clone(shared), to));
+    Ok(())
 }
 
 /// Connects to a next hop, lets the circuits that wait for it go on, and serves the link until it ends.

@@ -18,7 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use obol_onion::engine::{
-    CircuitId, Counters, DestroyReason, Engine, EngineConfig, Event, LinkId, PaymentEvent, StreamId, Time, UnpaidShare,
+    CircuitId, Counters, DestroyReason, Engine, EngineConfig, Event, LinkId, NextHop, PaymentEvent, StreamId, Time,
+    UnpaidShare,
 };
 use rand::Rng as _;
 use tokio::net::TcpListener;
@@ -454,6 +455,12 @@ impl EngineHandle {
     /// Closes a link.
     pub fn close_link(&self, link: LinkId) {
         self.with(|engine, _| engine.close_link(link));
+    }
+
+    /// Opens a link to a relay ahead of need, unless there is one or is about to be. Whether that works out shows in a
+    /// [`PaymentEvent::LinkUp`].
+    pub fn connect(&self, to: NextHop) {
+        link::ahead(&self.0, to);
     }
 
     /// Changes the rate that all links share, in bytes per second; `None`: no limit.

@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 
 use super::Engine;
 use super::circuit::End;
-use super::event::{Event, LinkFault, Neighbour, PaymentEvent, Peer};
+use super::event::{Event, LinkFault, Neighbour, NextHop, PaymentEvent, Peer};
 use super::hash::Seeded;
 use super::ids::{LinkId, Time};
 use super::schedule::{Entry, Schedule};
@@ -378,6 +378,11 @@ impl Engine {
             })
             .max_by_key(|(_, link)| (link.info.canonical, core::cmp::Reverse(link.since), link.circuits.len()))
             .map(|(index, _)| index)
+    }
+
+    /// Whether circuits to a relay would use a link that is open now.
+    pub fn has_link(&self, to: &NextHop) -> bool {
+        self.best_link(&to.rsa, to.ed.as_ref(), &to.addresses).is_some()
     }
 
     /// Housekeeping, about once a second: closes idle links and keeps the others alive.

@@ -400,6 +400,8 @@ enum Move {
     Answer,
     Grant(u64),
     Deliver(usize),
+    /// The operator changes the rate.
+    Rate(Option<u64>),
 }
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
@@ -409,6 +411,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         Just(Move::Answer),
         (0..3000u64).prop_map(Move::Grant),
         (1..15usize).prop_map(Move::Deliver),
+        proptest::option::of(20_000..1_000_000u64).prop_map(Move::Rate),
     ];
     proptest::collection::vec(one, 1..60)
 }
@@ -458,6 +461,10 @@ proptest! {
                 Move::Answer => {
                     net.nodes[0].answer(circ.names[0], &[number]);
                     sent[2].push(number);
+                }
+                Move::Rate(rate) => {
+                    let now = net.now;
+                    net.nodes[0].set_rate(now, rate);
                 }
                 Move::Grant(bytes) => net.nodes[0].grant(circ.names[0], bytes),
                 Move::Deliver(cells) => {

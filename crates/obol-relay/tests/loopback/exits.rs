@@ -1,0 +1,259 @@
+//! What an exit does, and what it refuses.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use obol_relay::directory::documents::Documents;
+use obol_relay::directory::{DirCache, NetView, RelayInfo, Snapshot};
+use obol_relay::streams::ExitConfig;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tor_cell::relaycell::msg::EndReason;
+use tor_proto::{ClientTunnel, Error};
+
+use super::harness::*;
+
+/// Why a stream cannot be had.
+async fn refusal(tunnel: &Arc<ClientTunnel>, host: &str, port: u16) -> EndReason {
+    match tunnel.begin_stream(host, port, None).await {
+        Err(Error::EndReceived(reason)) => reason,
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it is connected"),
+    }
+}
+
+/// A port on which nobody listens.
+async fn closed_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_are_resolved_and_connected_to() {
+    within(async {
+        let nodes = three().await;
+        let tunnel = circuit(&[&nodes[0], &nodes[1], &nodes[2]], OURS).await;
+        let found = tunnel.resolve("localhost").await.unwrap();
+        assert!(found.iter().all(|address| address.is_loopback()) && !found.is_empty());
+        assert!(tunnel.resolve("nosuchname.invalid").await.is_err());
+        let from = source(1000).await;
+        let mut stream = tunnel.begin_stream("localhost", from.port(), None).await.unwrap();
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got, pattern(1000));
+        assert_eq!(
+            refusal(&tunnel, "nosuchname.invalid", 80).await,
+            EndReason::RESOLVEFAILED
+        );
+        assert_eq!(
+            refusal(&tunnel, "127.0.0.1", closed_port().await).await,
+            EndReason::CONNECTREFUSED
+        );
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn private_addresses_are_refused_unless_the_operator_allows_them() {
+    within(async {
+        let [guard, _, _] = three().await;
+        let strict = ExitConfig {
+            reject_private: true,
+            ..exit()
+        };
+        let last = node(Options {
+            exit: Some(strict),
+            ..Options::default()
+        })
+        .await;
+        let tunnel = circuit(&[&guard, &last], OURS).await;
+        let from = source(10).await;
+        assert_eq!(refusal(&tunnel, "127.0.0.1", from.port()).await, EndReason::EXITPOLICY);
+        assert_eq!(refusal(&tunnel, "localhost", from.port()).await, EndReason::EXITPOLICY);
+        let closed = node(Options {
+            exit: Some(ExitConfig::closed()),
+            ..Options::default()
+        })
+        .await;
+        let tunnel = circuit(&[&guard, &closed], OURS).await;
+        assert_eq!(
+            refusal(&tunnel, "localhost", from.port()).await,
+            EndReason::RESOLVEFAILED
+        );
+        assert!(tunnel.resolve("localhost").await.is_err());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_one_hop_and_unknown_relays_are_refused() {
+    within(async {
+        let last = node(Options::default()).await;
+        let from = source(10).await;
+        let tunnel = circuit(&[&last], OURS).await;
+        assert_eq!(refusal(&tunnel, "127.0.0.1", from.port()).await, EndReason::TORPROTOCOL);
+        // An exit that knows a network in which the relay before it is not.
+        let guard = node(Options::default()).await;
+        let known = |node: &Node| RelayInfo {
+            rsa: node.keys.fingerprint(),
+            ed: Some(node.keys.ed25519()),
+            ntor: None,
+            nickname: "known".to_owned(),
+            addresses: node.handle.addresses().to_vec(),
+            obol: true,
+            exit: false,
+            guard: false,
+        };
+        for (relays, refused) in [(vec![], true), (vec![known(&guard)], false)] {
+            let net = NetView::fixed(Snapshot::new(None, HashMap::new(), relays));
+            let last = node(Options {
+                net: Some(net),
+                ..Options::default()
+            })
+            .await;
+            let tunnel = circuit(&[&guard, &last], OURS).await;
+            if refused {
+                assert_eq!(refusal(&tunnel, "127.0.0.1", from.port()).await, EndReason::MISC);
+            } else {
+                download(&tunnel, from, 10).await;
+                // The network is not entered from its own exits.
+                let entry = guard.handle.addresses()[0].port();
+                assert_eq!(refusal(&tunnel, "127.0.0.1", entry).await, EndReason::CONNECTREFUSED);
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_directory_is_served_on_a_circuit_of_one_hop() {
+    within(async {
+        let (_keep, documents) = tokio::sync::watch::channel(Arc::new(Documents::default()));
+        let with = node(Options {
+            directory: Some(DirCache::new(documents)),
+            ..Options::default()
+        })
+        .await;
+        let tunnel = circuit(&[&with], OURS).await;
+        let mut stream = tunnel.begin_dir_stream().await.unwrap();
+        stream.write_all(b"GET /tor/robots.txt HTTP/1.0\r\n\r\n").await.unwrap();
+        stream.flush().await.unwrap();
+        let mut got = String::new();
+        stream.read_to_string(&mut got).await.unwrap();
+        assert!(got.starts_with("HTTP/1.0 "), "{got}");
+        let without = node(Options::default()).await;
+        let tunnel = circuit(&[&without], OURS).await;
+        let mut stream = tunnel.begin_dir_stream().await.unwrap();
+        let _ = stream.write_all(b"GET /tor/robots.txt HTTP/1.0\r\n\r\n").await;
+        let _ = stream.flush().await;
+        assert!(stream.read_to_end(&mut Vec::new()).await.is_err(), "NOTDIRECTORY");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_next_hop_that_is_not_there_fails_the_circuit_and_nothing_else() {
+    within(async {
+        let [guard, middle, last] = three().await;
+        let good = circuit(&[&guard, &middle], OURS).await;
+        let gone = last.target(OURS);
+        last.handle.shutdown().await;
+        let bad = circuit(&[&guard, &middle], OURS).await;
+        let failed = bad.as_single_circ().unwrap().extend(&gone, parameters()).await;
+        assert!(failed.is_err());
+        assert!(bad.is_closed());
+        let from = source(100).await;
+        download(&good, from, 100).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_ends_or_resets_ends_the_stream_and_a_client_that_ends_it_ends_the_connection() {
+    within(async {
+        let [guard, _, last] = three().await;
+        let tunnel = circuit(&[&guard, &last], OURS).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let to: SocketAddr = listener.local_addr().unwrap();
+        // The client ends: the target sees what was written, then the end.
+        let mut stream = tunnel.begin_stream("127.0.0.1", to.port(), None).await.unwrap();
+        let (mut accepted, _) = listener.accept().await.unwrap();
+        stream.write_all(b"last words").await.unwrap();
+        stream.flush().await.unwrap();
+        drop(stream);
+        let mut got = Vec::new();
+        accepted.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got, b"last words");
+        // The target resets.
+        let mut stream = tunnel.begin_stream("127.0.0.1", to.port(), None).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        socket2::SockRef::from(&accepted)
+            .set_linger(Some(std::time::Duration::ZERO))
+            .unwrap();
+        drop(accepted);
+        assert!(stream.read_to_end(&mut Vec::new()).await.is_err());
+        // The circuit ends: so does the connection.
+        let _stream = tunnel.begin_stream("127.0.0.1", to.port(), None).await.unwrap();
+        let (mut accepted, _) = listener.accept().await.unwrap();
+        tunnel.terminate();
+        assert_eq!(accepted.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_does_not_read_stalls_its_own_stream_only() {
+    within(async {
+        let [guard, _, last] = three().await;
+        let tunnel = circuit(&[&guard, &last], OURS).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        socket2::SockRef::from(&listener)
+            .set_recv_buffer_size(32 * 1024)
+            .unwrap();
+        let to = listener.local_addr().unwrap();
+        let stalled = tunnel.begin_stream("127.0.0.1", to.port(), None).await.unwrap();
+        let (mut unread, _) = listener.accept().await.unwrap();
+        const LEN: usize = 6_000_000;
+        let writing = tokio::spawn(async move {
+            let mut stalled = stalled;
+            stalled.write_all(&pattern(LEN)).await.unwrap();
+            stalled.flush().await.unwrap();
+            stalled
+        });
+        let from = source(100_000).await;
+        download(&tunnel, from, 100_000).await;
+        assert!(!writing.is_finished(), "more than all buffers on the way");
+        let mut got = vec![0; LEN];
+        unread.read_exact(&mut got).await.unwrap();
+        assert!(got == pattern(LEN));
+        writing.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_that_is_shut_down_ends_its_links_and_says_so() {
+    within(async {
+        let [mut guard, _, last] = three().await;
+        let tunnel = circuit(&[&guard, &last], OURS).await;
+        guard.handle.shutdown().await;
+        tunnel.wait_for_close().await;
+        let mut open = 0;
+        while let Some(event) = guard.payments.recv().await {
+            use obol_onion::engine::PaymentEvent as Event;
+            match event {
+                Event::LinkUp { .. } | Event::CircuitOpened { .. } => open += 1,
+                Event::LinkDown { .. } | Event::CircuitClosed { .. } => open -= 1,
+                _ => {}
+            }
+        }
+        assert_eq!(open, 0, "what was opened was closed");
+        assert_eq!(guard.handle.engine().counters().links, 0);
+    })
+    .await;
+}
