@@ -23,6 +23,14 @@ pub trait Outbox: Send + Sync {
 
     /// All submissions without an outcome, oldest first.
     async fn pending(&self) -> Result<Vec<Submission>, OutboxError>;
+
+    /// The submission of this purpose that a ledger applied, with its outcome: so that a wallet's payment that is asked
+    /// for again after a crash is not made again. An outbox that forgets what is over answers `None`, and its wallet's
+    /// references are worth no more than its memory.
+    async fn applied(&self, purpose: Purpose) -> Result<Option<(Submission, Outcome)>, OutboxError> {
+        let _ = purpose;
+        Ok(None)
+    }
 }
 
 /// A transaction that is about to be submitted, or was.
@@ -156,5 +164,17 @@ impl Outbox for MemoryOutbox {
             .filter(|s| !entries.outcomes.contains_key(&s.hash))
             .cloned()
             .collect())
+    }
+
+    async fn applied(&self, purpose: Purpose) -> Result<Option<(Submission, Outcome)>, OutboxError> {
+        let entries = self.lock();
+        Ok(entries
+            .submissions
+            .iter()
+            .filter(|s| s.purpose == purpose)
+            .find_map(|s| {
+                let outcome = entries.outcomes.get(&s.hash)?;
+                matches!(outcome, Outcome::Applied { .. }).then(|| (s.clone(), outcome.clone()))
+            }))
     }
 }

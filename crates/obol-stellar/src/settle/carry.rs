@@ -110,9 +110,23 @@ impl Settler {
                 .account(source)
                 .await?
                 .ok_or(CarryError::NoAccount { account: source })?;
+            let sequence = account.sequence.saturating_add(1);
+            // Rule 3 (see the module above): one that is alive must exclude the one that is made now.
+            let rival = self
+                .pending_for(purpose)
+                .await?
+                .into_iter()
+                .find(|s| s.source != source || s.sequence != sequence);
+            if let Some(rival) = rival {
+                match self.fate(&rival).await? {
+                    Fate::Applied(record) => return Ok(record),
+                    Fate::Dead => continue,
+                    Fate::Failed(_) | Fate::Alive { .. } => return Err(CarryError::Pending { hash: rival.hash }),
+                }
+            }
             let draft = build(&Ground {
                 head,
-                sequence: account.sequence.saturating_add(1),
+                sequence,
                 fee_per_operation: self.bid(&head).await.saturating_mul(raise),
                 until_time: head.close_time.saturating_add(self.policy.valid_for),
             })?;
@@ -165,7 +179,13 @@ impl Settler {
             let submission = self.record(purpose, &draft).await?;
             let raised = self.raised(fee);
             match self.deliver_for(&draft.tx, &submission, raised.is_some()).await? {
-                Delivered::Applied(record) => return Ok(Some(record)),
+                Delivered::Applied(record) => {
+                    // The other bumps are over too.
+                    for sibling in self.pending_for(purpose).await? {
+                        self.fate(&sibling).await?;
+                    }
+                    return Ok(Some(record));
+                }
                 Delivered::Failed(record) => {
                     return Err(CarryError::Failed {
                         ledger: record.ledger,
@@ -214,6 +234,18 @@ impl Settler {
 
     /// What an earlier call for this purpose achieved. Those that are still alive are submitted once more first.
     pub(super) async fn earlier(&self, purpose: Purpose) -> Result<Option<TxRecord>, CarryError> {
+        if let Purpose::Wallet(_) = purpose {
+            // For an escrow the ledger itself shows what was done; for a payment only the outbox does.
+            if let Some((submission, Outcome::Applied { ledger, fee_charged })) = self.outbox.applied(purpose).await? {
+                return Ok(Some(TxRecord {
+                    hash: submission.hash,
+                    ledger,
+                    successful: true,
+                    fee_charged,
+                    codes: ResultCodes::default(),
+                }));
+            }
+        }
         let mut failed = None;
         for submission in self.pending_for(purpose).await? {
             let mut fate = self.fate(&submission).await?;
@@ -320,8 +352,10 @@ impl Settler {
                 Ok(Fate::Failed(record)) => return Ok(Delivered::Failed(record)),
                 Ok(Fate::Dead) => return Ok(Delivered::Dead),
                 Ok(Fate::Alive { head }) => {
-                    if let Some(codes) = rejected {
-                        return Ok(Delivered::Rejected(codes));
+                    // A bad sequence number is usually an account that the server's answers lag behind: look on.
+                    match rejected {
+                        Some(codes) if !codes.is("tx_bad_seq") => return Ok(Delivered::Rejected(codes)),
+                        _ => {}
                     }
                     let since = *first_seen.get_or_insert(head.sequence);
                     if impatient && head.sequence.saturating_sub(since) >= self.policy.bump_after {
@@ -349,6 +383,8 @@ impl Settler {
         let fate = judge(submission, sighting);
         let outcome = match &fate {
             Fate::Alive { .. } => return Ok(fate),
+            // What it wraps got through in another wrapping, perhaps a stranger's: this one never will.
+            Fate::Applied(record) | Fate::Failed(record) if record.hash != submission.hash => Outcome::Dead,
             Fate::Applied(record) => Outcome::Applied {
                 ledger: record.ledger,
                 fee_charged: record.fee_charged,
