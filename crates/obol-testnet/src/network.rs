@@ -115,8 +115,13 @@ pub enum NetworkError {
         error: serde_json::Error,
     },
     /// Something took too long.
-    #[error("{0} did not happen within {} s", .1.as_secs())]
-    Late(&'static str, Duration),
+    #[error("{what} did not happen within {} s", patience.as_secs())]
+    Late {
+        /// What.
+        what: &'static str,
+        /// How long it was waited for.
+        patience: Duration,
+    },
     /// A relay's gateway.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -309,7 +314,10 @@ impl Network {
         }
         tokio::time::timeout(START, authority.wait_for(relays.len()))
             .await
-            .map_err(|_| NetworkError::Late("publishing all descriptors", START))?;
+            .map_err(|_| NetworkError::Late {
+                what: "publishing all descriptors",
+                patience: START,
+            })?;
         progress(Stage::Relays(relays.len()));
         authority.publish_now().await?;
         progress(Stage::Consensus);
@@ -484,19 +492,9 @@ impl Plan {
                     two_witnesses_above: None,
                 },
                 accounts: relay_config::Accounts::default(),
-                clients: relay_config::EscrowTerms {
-                    min_deposit: Amount(100_000),
-                    life: Span::hours(24),
-                    margin: Span::hours(2),
-                    new_per_minute: 600,
-                    flush_above: None,
-                },
-                relays: relay_config::EscrowTerms {
-                    min_deposit: Amount(100_000),
-                    life: Span::hours(7 * 24),
-                    margin: Span::hours(6),
-                    new_per_minute: 600,
-                    flush_above: None,
+                escrows: relay_config::Escrows {
+                    close_delay: Span::seconds(0),
+                    ..relay_config::Escrows::default()
                 },
                 peers: relay_config::Peers {
                     open: true,
@@ -556,7 +554,12 @@ impl Plan {
                 match tokio::time::timeout(START, ready).await {
                     Ok(true) => {}
                     Ok(false) => return Err(NetworkError::Ended { nickname, log }),
-                    Err(_) => return Err(NetworkError::Late("the start of a relay", START)),
+                    Err(_) => {
+                        return Err(NetworkError::Late {
+                            what: "the start of a relay",
+                            patience: START,
+                        });
+                    }
                 }
                 let said = read_running(&running, &nickname)?;
                 (Body::Process(child), said)
