@@ -4,26 +4,63 @@ mod token;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use token::{Token, TokenError};
 
+/// Longest body of a command, bytes.
+const MOST_BODY: usize = 16 * 1024;
+
 /// Makes the metrics in Prometheus' text format (version 0.0.4).
 pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// Makes the state: one JSON object.
 pub type StateObject = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
+
+/// Carries out a command: its name (`POST /control/NAME`) and its JSON body (`null` if there is none).
+pub type Control =
+    Arc<dyn Fn(String, serde_json::Value) -> BoxFuture<Result<serde_json::Value, ControlError>> + Send + Sync>;
+
+/// A future that a [`Control`] returns.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Why a command was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    /// There is no such command.
+    #[error("there is no command of this name")]
+    Unknown,
+    /// What is wrong with its body, for people.
+    #[error("{0}")]
+    Body(&'static str),
+    /// It cannot be carried out now; why, for people.
+    #[error("{0}")]
+    NotNow(&'static str),
+}
+
+/// What the gateway shows and does.
+#[derive(Clone)]
+pub struct Backend {
+    /// For `GET /metrics`.
+    pub metrics: MetricsText,
+    /// For `GET /state`.
+    pub state: StateObject,
+    /// For `POST /control/NAME`; `None`: there are no commands.
+    pub control: Option<Control>,
+}
 
 /// Where the gateway listens, and who may read.
 #[derive(Debug, Clone)]
@@ -65,7 +102,7 @@ pub struct Gateway {
 
 impl Gateway {
     /// Binds the address, reads or makes the token, and serves until stopped. Needs a tokio runtime.
-    pub async fn start(options: Options, metrics: MetricsText, state: StateObject) -> Result<Gateway, GatewayError> {
+    pub async fn start(options: Options, backend: Backend) -> Result<Gateway, GatewayError> {
         if !options.listen.ip().is_loopback() && !options.allow_remote {
             return Err(GatewayError::NotLoopback(options.listen));
         }
@@ -76,11 +113,13 @@ impl Gateway {
         };
         let listener = TcpListener::bind(options.listen).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
-        let shared = Arc::new(Shared { token, metrics, state });
+        let shared = Arc::new(Shared { token, backend });
         let router = Router::new()
             .route("/metrics", get(metrics_page))
             .route("/state", get(state_page))
-            .fallback(|| async { (StatusCode::NOT_FOUND, "there are /metrics and /state\n") })
+            .route("/control/{name}", post(control_page))
+            .layer(DefaultBodyLimit::max(MOST_BODY))
+            .fallback(|| async { (StatusCode::NOT_FOUND, "there are /metrics, /state and /control/NAME\n") })
             .layer(middleware::from_fn(named_by_address))
             .with_state(shared);
         let (stop, mut stopped) = watch::channel(false);
@@ -136,27 +175,67 @@ impl Drop for Gateway {
 /// What the pages need.
 struct Shared {
     token: Token,
-    metrics: MetricsText,
-    state: StateObject,
+    backend: Backend,
 }
 
 async fn metrics_page(State(shared): State<Arc<Shared>>) -> Response {
     (
         [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        (shared.metrics)(),
+        (shared.backend.metrics)(),
     )
         .into_response()
 }
 
 async fn state_page(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
-    let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let given = given.and_then(|value| value.strip_prefix("Bearer "));
-    if !given.is_some_and(|given| shared.token.is(given.trim())) {
-        let how = "send the token of the configured file as `Authorization: Bearer TOKEN`\n";
-        return (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], how).into_response();
+    match shared.refuse(&headers) {
+        Some(refusal) => refusal,
+        None => json(StatusCode::OK, &(shared.backend.state)()),
     }
+}
+
+async fn control_page(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if let Some(refusal) = shared.refuse(&headers) {
+        return refusal;
+    }
+    let body = match body.iter().all(u8::is_ascii_whitespace) {
+        true => Ok(serde_json::Value::Null),
+        false => serde_json::from_slice(&body),
+    };
+    let outcome = match (&shared.backend.control, body) {
+        (None, _) => Err(ControlError::Unknown),
+        (_, Err(_)) => Err(ControlError::Body("the body is not JSON")),
+        (Some(control), Ok(body)) => control(name, body).await,
+    };
+    let fault = |status, error: ControlError| json(status, &serde_json::json!({ "error": error.to_string() }));
+    match outcome {
+        Ok(answer) => json(StatusCode::OK, &answer),
+        Err(error @ ControlError::Unknown) => fault(StatusCode::NOT_FOUND, error),
+        Err(error @ ControlError::Body(_)) => fault(StatusCode::BAD_REQUEST, error),
+        Err(error @ ControlError::NotNow(_)) => fault(StatusCode::CONFLICT, error),
+    }
+}
+
+fn json(status: StatusCode, value: &serde_json::Value) -> Response {
     let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
-    (headers, format!("{:#}\n", (shared.state)())).into_response()
+    (status, headers, format!("{value:#}\n")).into_response()
+}
+
+impl Shared {
+    /// The answer to a request without the token; `None` if it has it.
+    fn refuse(&self, headers: &HeaderMap) -> Option<Response> {
+        let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let given = given.and_then(|value| value.strip_prefix("Bearer "));
+        if given.is_some_and(|given| self.token.is(given.trim())) {
+            return None;
+        }
+        let how = "send the token of the configured file as `Authorization: Bearer TOKEN`\n";
+        Some((StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], how).into_response())
+    }
 }
 
 /// Lets a request pass only if its `Host` is an address or `localhost`.

@@ -1,6 +1,27 @@
 use super::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+/// A program with three circuits, and a command that adds to them.
+fn backend() -> Backend {
+    let control: Control = Arc::new(|name, body| {
+        Box::pin(async move {
+            match name.as_str() {
+                "add" => {
+                    let n = body["n"].as_u64().ok_or(ControlError::Body("`n` is a number"))?;
+                    Ok(serde_json::json!({ "circuits": 3 + n }))
+                }
+                "later" => Err(ControlError::NotNow("not before the start")),
+                _ => Err(ControlError::Unknown),
+            }
+        })
+    });
+    Backend {
+        metrics: Arc::new(|| "obol_circuits 3\n".to_owned()),
+        state: Arc::new(|| serde_json::json!({ "circuits": 3 })),
+        control: Some(control),
+    }
+}
+
 struct Setup {
     gateway: Gateway,
     token: String,
@@ -14,10 +35,7 @@ async fn setup() -> Setup {
         allow_remote: false,
         token: directory.path().join("token"),
     };
-    let state = Arc::new(|| serde_json::json!({ "circuits": 3 }));
-    let gateway = Gateway::start(options, Arc::new(|| "obol_circuits 3\n".to_owned()), state)
-        .await
-        .expect("starts");
+    let gateway = Gateway::start(options, backend()).await.expect("starts");
     let token = std::fs::read_to_string(directory.path().join("token")).expect("a token was made");
     Setup {
         gateway,
@@ -69,6 +87,53 @@ async fn metrics_are_free_and_the_state_needs_the_token() {
     );
 }
 
+/// The whole answer to a POST.
+async fn post_to(address: SocketAddr, path: &str, headers: &str, body: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.expect("connects");
+    let length = body.len();
+    let request =
+        format!("POST {path} HTTP/1.1\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("answered");
+    answer
+}
+
+#[tokio::test]
+async fn a_command_needs_the_token_and_a_good_body() {
+    let Setup {
+        gateway,
+        token,
+        directory: _directory,
+    } = setup().await;
+    let address = gateway.address();
+    let host = format!("Host: {address}\r\n");
+    let right = format!("{host}Authorization: Bearer {token}\r\n");
+    let refused = post_to(address, "/control/add", &host, "{\"n\": 1}").await;
+    assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
+    let done = post_to(address, "/control/add", &right, "{\"n\": 1}").await;
+    assert!(
+        done.starts_with("HTTP/1.1 200") && done.contains("\"circuits\": 4"),
+        "{done}"
+    );
+    for (path, body, status) in [
+        ("/control/add", "", "400"),
+        ("/control/add", "{\"n\": ", "400"),
+        ("/control/later", "", "409"),
+        ("/control/nothing", "", "404"),
+    ] {
+        let answer = post_to(address, path, &right, body).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains("error"),
+            "{answer}"
+        );
+    }
+    let got = get_page(address, "/control/add", &right).await;
+    assert!(got.starts_with("HTTP/1.1 405"), "{got}");
+    let long = post_to(address, "/control/add", &right, &" ".repeat(20_000)).await;
+    assert!(long.starts_with("HTTP/1.1 413"), "{long}");
+}
+
 #[tokio::test]
 async fn a_name_that_was_pointed_at_this_machine_gets_nothing() {
     let Setup {
@@ -107,7 +172,7 @@ async fn an_address_that_others_reach_is_refused_unless_allowed() {
         allow_remote: false,
         token: directory.path().join("token"),
     };
-    let start = |options| Gateway::start(options, Arc::new(String::new), Arc::new(|| serde_json::Value::Null));
+    let start = |options| Gateway::start(options, backend());
     assert!(matches!(
         start(options.clone()).await,
         Err(GatewayError::NotLoopback(_))
@@ -124,7 +189,7 @@ async fn a_taken_port_is_an_error_that_names_it() {
         allow_remote: false,
         token: directory.path().join("token"),
     };
-    let again = Gateway::start(options, Arc::new(String::new), Arc::new(|| serde_json::Value::Null)).await;
+    let again = Gateway::start(options, backend()).await;
     let error = again.expect_err("taken").to_string();
     assert!(error.contains(&gateway.address().to_string()), "{error}");
 }

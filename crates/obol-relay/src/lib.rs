@@ -7,6 +7,7 @@ pub mod metrics;
 pub mod tls;
 pub mod descriptor;
 pub mod directory;
+pub mod payments;
 pub mod relay;
 mod circuits;
 mod link;

@@ -7,7 +7,6 @@
 use std::sync::{Mutex, PoisonError};
 
 use obol_onion::engine::Counters;
-use prometheus::core::Collector as _;
 use prometheus::{Encoder as _, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 /// How a metric behaves.
@@ -66,6 +65,8 @@ table! {
         "Bytes of relay cells sent on, 514 each: what the relay meters.";
     PaymentCells "obol_payment_cells_total" Counter [DIRECTION]
         "Payment messages to and from this hop; free.";
+    LinkMessageBytes "obol_payment_link_bytes_total" Counter []
+        "Payment messages sent to neighbour relays, with their headers, bytes.";
     Links "obol_links" Gauge [] "Links to clients and relays now.";
     Circuits "obol_circuits" Gauge [CLASS] "Circuits now.";
     QueuedCells "obol_queued_cells" Gauge [CLASS] "Cells' worth of memory that queues and streams hold now.";
@@ -263,6 +264,7 @@ fn combinations(labels: &[(&'static str, &'static [&'static str])]) -> Vec<Vec<&
 #[cfg(test)]
 mod tests {
     use super::*;
+    use prometheus::core::Collector as _;
     use std::collections::BTreeSet;
 
     #[test]

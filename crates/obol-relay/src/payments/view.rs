@@ -1,0 +1,397 @@
+//! The payments as people see them: escrows, circuits and sums, folded from the same facts that the journal keeps.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use obol_cell::{AccountId, EscrowId, Stroops};
+use obol_stellar::key::account_text;
+use obol_toll::Escrow;
+use obol_toll::fact::{NodeFact, OutFact, Owner};
+use serde::Serialize;
+
+/// How many ended escrows and closed circuits are remembered.
+const REMEMBERED: usize = 1024;
+
+/// Where an escrow stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Ours: the payee accepted, it is not on the ledger yet.
+    Opening,
+    /// In use.
+    Open,
+    /// Nothing new is signed or stored on it.
+    Closing,
+    /// Theirs: its flush is recorded.
+    Flushing,
+    /// Theirs: it ended on the ledger.
+    Settled,
+    /// Ours: it ended on the ledger, and its payee was paid something.
+    Ended,
+    /// Ours: it ended on the ledger, and its payee was paid nothing.
+    Refunded,
+    /// Ours: it was never opened.
+    Abandoned,
+}
+
+impl Standing {
+    /// Whether it holds money that is not decided about yet.
+    pub fn is_live(self) -> bool {
+        matches!(self, Standing::Open | Standing::Closing | Standing::Flushing)
+    }
+
+    /// Whether the ledger has shown its end.
+    pub fn is_over(self) -> bool {
+        matches!(self, Standing::Settled | Standing::Ended | Standing::Refunded)
+    }
+}
+
+/// Who pays by an escrow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// It pays this relay.
+    In,
+    /// This relay pays by it.
+    Out,
+}
+
+/// An escrow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct EscrowView {
+    /// Who pays by it.
+    pub direction: Direction,
+    /// The relay at its other end: its Ed25519 identity in hexadecimal. `None`: a client.
+    pub peer: Option<String>,
+    /// E, as an address (`G...`).
+    pub escrow: String,
+    /// What it held when it was read or opened, stroops; before the opening, what will go in.
+    pub deposit: i64,
+    /// What the newest claim leaves of that, stroops.
+    pub balance: i64,
+    /// The newest claim, stroops.
+    pub cumulative: i64,
+    /// The newest claim's number.
+    pub k: u32,
+    /// Of the newest claim, what is assigned to circuits, less what they gave back, stroops. For ours: the claim.
+    pub allocated: i64,
+    /// Where it stands.
+    pub state: Standing,
+    /// What its end on the ledger paid the payee, stroops.
+    pub settled_stroops: Option<i64>,
+    /// Unix seconds.
+    pub expiry: u64,
+}
+
+/// What payments did for one circuit of this run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Circuit {
+    /// Its name in this process.
+    pub circuit: u64,
+    /// Whether it came from a client, or from a relay.
+    pub from_client: bool,
+    /// Payments credited.
+    pub payments: u64,
+    /// Bytes of credit that it got before it paid.
+    pub initial_credit: u64,
+    /// Bytes of credit bought.
+    pub bought: u64,
+    /// Bytes of credit left.
+    pub credit: u64,
+    /// Bytes carried.
+    pub metered: u64,
+    /// Stroops assigned to it.
+    pub paid_stroops: i64,
+    /// Of that, earned here.
+    pub earned_stroops: i64,
+    /// Of that, passed on.
+    pub forwarded_stroops: i64,
+    /// Whether it is still open.
+    pub open: bool,
+}
+
+/// Sums over the journal's life, stroops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Sums {
+    /// Payers' claims on us.
+    pub claimed: i64,
+    /// Own part of credited payments.
+    pub earned: i64,
+    /// Part of credited payments for next hops.
+    pub forwarded: i64,
+    /// Our claims for next hops.
+    pub signed: i64,
+    /// What ended escrows paid us.
+    pub settled_in: i64,
+    /// What our ended escrows paid others.
+    pub settled_out: i64,
+    /// Given back to clients.
+    pub returned: i64,
+}
+
+/// An escrow as the driver needs it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known {
+    pub(super) escrow: Escrow,
+    pub(super) deposit: Stroops,
+}
+
+/// Everything.
+#[derive(Debug, Default)]
+pub struct View {
+    escrows: BTreeMap<EscrowId, (Known, EscrowView)>,
+    ended: VecDeque<EscrowId>,
+    circuits: BTreeMap<u64, Circuit>,
+    closed: VecDeque<u64>,
+    sums: Sums,
+}
+
+impl View {
+    /// All escrows, the newest of those that have ended too.
+    pub fn escrows(&self) -> Vec<EscrowView> {
+        self.escrows.values().map(|(_, view)| view.clone()).collect()
+    }
+
+    /// Open circuits, and the newest of those that were paid for and have closed.
+    pub fn circuits(&self) -> Vec<Circuit> {
+        self.circuits.values().copied().collect()
+    }
+
+    /// Sums.
+    pub fn sums(&self) -> Sums {
+        self.sums
+    }
+
+    /// Escrows that pay us and have not ended.
+    pub(super) fn incoming(&self) -> impl Iterator<Item = EscrowId> + '_ {
+        let of_ours = self
+            .escrows
+            .iter()
+            .filter(|(_, (_, view))| view.direction == Direction::In);
+        of_ours.filter(|(_, (_, view))| view.state.is_live()).map(|(id, _)| *id)
+    }
+
+    /// Escrows that we pay by, with their standing.
+    pub(super) fn outgoing(&self) -> impl Iterator<Item = (EscrowId, Known, Standing)> + '_ {
+        let ours = self
+            .escrows
+            .iter()
+            .filter(|(_, (_, view))| view.direction == Direction::Out);
+        ours.map(|(id, (known, view))| (*id, *known, view.state))
+    }
+
+    /// One escrow.
+    pub(super) fn escrow(&self, escrow: &EscrowId) -> Option<(Known, Standing)> {
+        self.escrows.get(escrow).map(|(known, view)| (*known, view.state))
+    }
+
+    /// A circuit began.
+    pub(super) fn circuit_opened(&mut self, circuit: u64, from_client: bool) {
+        let new = Circuit {
+            circuit,
+            from_client,
+            open: true,
+            ..Circuit::default()
+        };
+        self.circuits.insert(circuit, new);
+    }
+
+    /// A circuit was given credit, paid for or not.
+    pub(super) fn granted(&mut self, circuit: u64, bytes: u64) {
+        if let Some(view) = self.circuits.get_mut(&circuit) {
+            // What was paid for is counted when that is a fact, which is before it is granted.
+            view.credit = view.credit.saturating_add(bytes);
+            view.initial_credit = view.credit.saturating_sub(view.bought);
+        }
+    }
+
+    /// A circuit is gone. Remembered are those that paid.
+    pub(super) fn circuit_closed(&mut self, circuit: u64, metered: u64) {
+        let Some(view) = self.circuits.get_mut(&circuit) else {
+            return;
+        };
+        view.metered = metered;
+        view.open = false;
+        if view.paid_stroops == 0 {
+            self.circuits.remove(&circuit);
+            return;
+        }
+        self.closed.push_back(circuit);
+        if self.closed.len() > REMEMBERED
+            && let Some(oldest) = self.closed.pop_front()
+        {
+            self.circuits.remove(&oldest);
+        }
+    }
+
+    /// The circuits, with the meters and credits of the open ones as the data plane has them.
+    pub(super) fn metered_circuits(&self, look: impl Fn(u64) -> Option<(u64, u64)>) -> Vec<Circuit> {
+        let with_meter = |mut view: Circuit| {
+            // `credit` counts up all that was granted, until here.
+            let granted = view.credit;
+            view.credit = granted.saturating_sub(view.metered);
+            if view.open
+                && let Some((metered, credit)) = look(view.circuit)
+            {
+                (view.metered, view.credit) = (metered, credit);
+            }
+            view
+        };
+        self.circuits.values().copied().map(with_meter).collect()
+    }
+
+    /// Takes in a fact that is durable.
+    pub(super) fn apply(&mut self, fact: &NodeFact) {
+        match fact {
+            // Circuits are of one run.
+            NodeFact::Restarted => {
+                self.circuits.clear();
+                self.closed.clear();
+            }
+            NodeFact::Believed {
+                escrow, owner, balance, ..
+            } => {
+                let peer = match owner {
+                    Owner::Client => None,
+                    Owner::Peer(peer) => Some(hex::encode(peer.0)),
+                };
+                self.add(*escrow, Direction::In, peer, *balance, Standing::Open);
+            }
+            NodeFact::Claim {
+                escrow, k, cumulative, ..
+            } => {
+                let rise = self.claim(escrow, *k, *cumulative);
+                self.sums.claimed += rise;
+            }
+            NodeFact::Allocated {
+                escrow,
+                circuit,
+                amount,
+                ..
+            } => {
+                self.with(escrow, |_, view| view.allocated += amount.get());
+                if let Some(view) = self.circuits.get_mut(&circuit.0) {
+                    view.paid_stroops += amount.get();
+                }
+            }
+            NodeFact::Spent {
+                circuit,
+                earned,
+                forwarded,
+                credit,
+                ..
+            } => {
+                self.sums.earned += earned.get();
+                self.sums.forwarded += forwarded.get();
+                if let Some(view) = self.circuits.get_mut(&circuit.0) {
+                    view.payments += 1;
+                    view.earned_stroops += earned.get();
+                    view.forwarded_stroops += forwarded.get();
+                    view.bought = view.bought.saturating_add(*credit);
+                }
+            }
+            NodeFact::Returned { escrow, amount, .. } => {
+                self.sums.returned += amount.get();
+                self.with(escrow, |_, view| view.allocated -= amount.get());
+            }
+            NodeFact::CircuitEnded { .. } | NodeFact::IncomingState { .. } | NodeFact::Totals { .. } => {}
+            NodeFact::InClosing { escrow } => self.stand(escrow, Standing::Closing),
+            NodeFact::Flushing { escrow, .. } => self.stand(escrow, Standing::Flushing),
+            NodeFact::FlushFailed { escrow, .. } => self.stand(escrow, Standing::Closing),
+            NodeFact::Settled { escrow, amount } => {
+                self.sums.settled_in += amount.get();
+                self.stand(escrow, Standing::Settled);
+                self.over(escrow, Some(*amount));
+            }
+            NodeFact::Out(fact) => self.apply_out(fact),
+        }
+    }
+
+    fn apply_out(&mut self, fact: &OutFact) {
+        match fact {
+            OutFact::Accepted { escrow, deposit, .. } => {
+                let peer = Some(hex::encode(escrow.terms.payee.0));
+                self.add(*escrow, Direction::Out, peer, *deposit, Standing::Opening);
+            }
+            OutFact::Opened { escrow, balance } => {
+                self.stand(escrow, Standing::Open);
+                self.with(escrow, |known, view| {
+                    known.deposit = *balance;
+                    view.deposit = balance.get();
+                    view.balance = balance.get() - view.cumulative;
+                });
+            }
+            OutFact::Signed { escrow, k, cumulative } => {
+                let rise = self.claim(escrow, *k, *cumulative);
+                self.with(escrow, |_, view| view.allocated = view.cumulative);
+                self.sums.signed += rise;
+            }
+            OutFact::Closing { escrow } => self.stand(escrow, Standing::Closing),
+            OutFact::Abandoned { escrow } => {
+                self.stand(escrow, Standing::Abandoned);
+                self.over(escrow, None);
+            }
+            OutFact::Ended { escrow, paid } => {
+                self.sums.settled_out += paid.get();
+                let refunded = paid.is_zero();
+                self.stand(escrow, if refunded { Standing::Refunded } else { Standing::Ended });
+                self.over(escrow, Some(*paid));
+            }
+        }
+    }
+
+    fn add(&mut self, escrow: Escrow, direction: Direction, peer: Option<String>, deposit: Stroops, state: Standing) {
+        let view = EscrowView {
+            direction,
+            peer,
+            escrow: account_text(&AccountId(escrow.id().0)),
+            deposit: deposit.get(),
+            balance: deposit.get(),
+            cumulative: 0,
+            k: 0,
+            allocated: 0,
+            state,
+            settled_stroops: None,
+            expiry: escrow.terms.expiry,
+        };
+        self.escrows
+            .entry(escrow.id())
+            .or_insert((Known { escrow, deposit }, view));
+    }
+
+    /// A newer claim; returns by how much it rose.
+    fn claim(&mut self, escrow: &EscrowId, k: u32, cumulative: Stroops) -> i64 {
+        let mut rise = 0;
+        self.with(escrow, |_, view| {
+            rise = (cumulative.get() - view.cumulative).max(0);
+            view.k = view.k.max(k);
+            view.cumulative += rise;
+            view.balance -= rise;
+        });
+        rise
+    }
+
+    /// Nothing leaves its end again.
+    fn stand(&mut self, escrow: &EscrowId, state: Standing) {
+        self.with(escrow, |_, view| {
+            if !view.state.is_over() {
+                view.state = state;
+            }
+        });
+    }
+
+    fn with(&mut self, escrow: &EscrowId, change: impl FnOnce(&mut Known, &mut EscrowView)) {
+        if let Some((known, view)) = self.escrows.get_mut(escrow) {
+            change(known, view);
+        }
+    }
+
+    fn over(&mut self, escrow: &EscrowId, settled: Option<Stroops>) {
+        self.with(escrow, |_, view| view.settled_stroops = settled.map(Stroops::get));
+        self.ended.push_back(*escrow);
+        if self.ended.len() > REMEMBERED
+            && let Some(oldest) = self.ended.pop_front()
+        {
+            self.escrows.remove(&oldest);
+        }
+    }
+}
