@@ -14,6 +14,8 @@ pub mod node;
 mod outbox;
 pub mod payer;
 pub mod series;
+#[cfg(test)]
+mod sim;
 
 pub use clock::UnixMillis;
 pub use escrow::{Escrow, NotBelieved};

@@ -1,0 +1,287 @@
+//! The invariants of payment-protocol.md, checked while a simulation runs.
+//!
+//! They are checked against what is *durable* and what was seen *on the wire*, never against what a machine believes.
+//!
+//! | invariant | where |
+//! |---|---|
+//! | 1 outgoing never exceeds stored incoming | `check_link_message`: at each `LegPay` that leaves, `check`: after every step |
+//! | 2 credit only after its claim is durable | `check`: granted bytes against durable `Spent` facts |
+//! | 3 at most one step with its forward part is lost per circuit | `check_loss`, when a tunnel ends and in between |
+//! | 4 everything counts once | `durable_at_relay`: k, n; `check_answer`: answers per question |
+//! | 5 bounded | `check`: circuits known to a machine, conversations |
+//! | 6 nothing that links | `check_message`, `check_answer`: claims only to hop 1, one quote for all, all day |
+
+use super::world::{RelayId, Sim};
+use crate::fact::{NodeFact, OutFact, PayerFact};
+use crate::ids::{CircuitId, TunnelId};
+use obol_cell::{EscrowId, LinkMessage, Stroops, ToNode, ToOrigin};
+
+fn sum<'a>(amounts: impl Iterator<Item = &'a Stroops>) -> i128 {
+    amounts.map(|a| i128::from(a.get())).sum()
+}
+
+impl Sim {
+    pub(crate) fn durable_at_relay(&mut self, i: RelayId, fact: &[u8]) {
+        let fact = NodeFact::decode(fact).expect("facts are read as they were written");
+        let d = &mut self.relays[i].durable;
+        match fact {
+            NodeFact::Claim {
+                escrow,
+                k,
+                cumulative,
+                signature,
+            } => {
+                assert!(
+                    d.seen.entry(escrow).or_default().insert(k),
+                    "relay {i} stored claim {k} twice"
+                );
+                let newest = d.claims.entry(escrow).or_insert((0, Stroops::ZERO, signature));
+                if k > newest.0 {
+                    assert!(cumulative >= newest.1, "a claim that falls was stored");
+                    let rises = cumulative > newest.1;
+                    assert!(
+                        !(rises && d.flushing.contains_key(&escrow)),
+                        "relay {i} took more money on a closing escrow"
+                    );
+                    *newest = (k, cumulative, signature);
+                }
+            }
+            NodeFact::Allocated {
+                escrow,
+                circuit,
+                amount,
+                ..
+            } => {
+                *d.allocated.entry(escrow).or_default() += i128::from(amount.get());
+                *d.held.entry(circuit).or_default() += i128::from(amount.get());
+                *d.arrived.entry(circuit).or_default() += i128::from(amount.get());
+                let covered = d.claims.get(&escrow).map_or(0, |c| i128::from(c.1.get()));
+                assert!(
+                    d.allocated[&escrow] <= covered,
+                    "relay {i} gave out more than the claims cover"
+                );
+            }
+            NodeFact::Spent {
+                circuit,
+                n,
+                earned,
+                forwarded,
+                credit,
+            } => {
+                let numbers = d.spent.entry(circuit).or_default();
+                assert!(
+                    !numbers.contains(&n),
+                    "relay {i} credited payment {n} of {circuit:?} twice"
+                );
+                numbers.push(n);
+                let total = i128::from(earned.get()) + i128::from(forwarded.get());
+                let held = d.held.entry(circuit).or_default();
+                *held -= total;
+                assert!(*held >= 0, "relay {i} sold more than arrived");
+                *d.credit.entry(circuit).or_default() += credit;
+                *d.spent_sum.entry(circuit).or_default() += total;
+                d.earned += i128::from(earned.get());
+                let price = i128::from(self.relays[i].config.tariff.price.stroops().get());
+                let cost = price * i128::from(credit / obol_cell::UNIT);
+                assert!(i128::from(earned.get()) >= cost, "relay {i} sold below its price");
+            }
+            NodeFact::Returned { escrow, amount, .. } => {
+                *d.allocated.entry(escrow).or_default() -= i128::from(amount.get());
+                assert!(
+                    d.allocated[&escrow] >= 0,
+                    "relay {i} returned more than was ever assigned"
+                );
+            }
+            NodeFact::Flushing { escrow, k } => {
+                d.flushing.insert(escrow, k);
+            }
+            NodeFact::Out(OutFact::Signed { escrow, k, cumulative }) => {
+                let before = d.signed.insert(escrow, (k, cumulative)).unwrap_or_default();
+                assert!(
+                    k > before.0 && cumulative >= before.1,
+                    "relay {i} signed less than before"
+                );
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn durable_at_client(&mut self, i: usize, fact: &[u8]) {
+        let fact = PayerFact::decode(fact).expect("facts are read as they were written");
+        if let PayerFact::Out(OutFact::Signed { escrow, k, cumulative }) = fact {
+            let before = self.clients[i]
+                .signed
+                .insert(escrow, (k, cumulative))
+                .unwrap_or_default();
+            assert!(
+                k > before.0 && cumulative >= before.1,
+                "client {i} signed less than before"
+            );
+        }
+    }
+
+    pub(crate) fn check_link_message(&mut self, i: RelayId, body: &[u8]) {
+        let message = LinkMessage::decode(body).expect("a relay says what a relay can read");
+        if let LinkMessage::LegPay(pay) = message {
+            let r = &mut self.relays[i];
+            let durable = r.durable.signed.get(&pay.escrow).copied().unwrap_or_default();
+            assert!(
+                pay.k <= durable.0 && pay.cumulative <= durable.1,
+                "relay {i} sent a claim before it was durable"
+            );
+            let sent = r.sent.entry(pay.escrow).or_default();
+            if pay.k >= sent.0 {
+                assert!(pay.cumulative >= sent.1, "relay {i} signed less than it ever did");
+                *sent = (pay.k, pay.cumulative);
+            }
+            self.check_forwarding(i);
+        }
+    }
+
+    /// Invariant 1.
+    fn check_forwarding(&self, i: RelayId) {
+        let r = &self.relays[i];
+        let outgoing = r.sent.values().map(|(_, c)| i128::from(c.get())).sum::<i128>();
+        let incoming = r
+            .durable
+            .claims
+            .values()
+            .map(|(_, c, _)| i128::from(c.get()))
+            .sum::<i128>();
+        assert!(
+            outgoing <= incoming,
+            "relay {i} paid {outgoing} on and was paid {incoming}"
+        );
+    }
+
+    pub(crate) fn check_message(&mut self, client: usize, tunnel: TunnelId, hop: u8, message: &ToNode) {
+        if let ToNode::Pay(pay) = message {
+            assert_eq!(pay.claim.is_some(), hop == 1, "only hop 1 is told of a claim");
+            if let (Some(claim), Some(t)) = (&pay.claim, self.tunnels.get_mut(&tunnel)) {
+                let c = &mut self.clients[client];
+                let durable = c.signed.get(&claim.escrow).copied().unwrap_or_default();
+                assert!(
+                    claim.k <= durable.0 && claim.cumulative <= durable.1,
+                    "a claim left before it was durable"
+                );
+                let sent = c.sent.entry(claim.escrow).or_default();
+                if claim.k >= sent.0 {
+                    assert!(
+                        claim.cumulative >= sent.1,
+                        "client {client} signed less than it ever did"
+                    );
+                    *sent = (claim.k, claim.cumulative);
+                }
+                t.allocations.insert(pay.n, claim.allocation);
+            }
+        } else if hop > 1 {
+            let neutral = matches!(
+                message,
+                ToNode::QuoteQuery | ToNode::Listen { .. } | ToNode::Cancel { .. }
+            );
+            assert!(neutral, "hop {hop} was told of an escrow");
+        }
+    }
+
+    pub(crate) fn check_answer(&mut self, i: RelayId, circuit: CircuitId, body: &[u8]) {
+        let answer = ToOrigin::decode(body).expect("a relay answers what a client can read");
+        let c = &self.relays[i].circuits[&circuit];
+        assert!(
+            c.answers <= c.questions,
+            "relay {i} answered more often than it was asked"
+        );
+        match answer {
+            ToOrigin::Quote(quote) => {
+                let day = self.now / 86_400_000;
+                let first = self.quotes.entry((i, day)).or_insert(quote.tariff);
+                assert_eq!(*first, quote.tariff, "relay {i} quotes differently on one day");
+            }
+            ToOrigin::Complete { n, .. } => {
+                let sold = self.relays[i]
+                    .durable
+                    .spent
+                    .get(&circuit)
+                    .is_some_and(|s| s.contains(&n));
+                assert!(
+                    sold,
+                    "relay {i} said that payment {n} is complete before it was durable"
+                );
+            }
+            ToOrigin::Balance(balance) => {
+                assert!(balance.unallocated <= balance.cumulative);
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn check_flush(&mut self, i: RelayId, escrow: EscrowId, k: u32) {
+        assert_eq!(
+            self.relays[i].durable.flushing.get(&escrow),
+            Some(&k),
+            "a flush was asked for before it was recorded"
+        );
+    }
+
+    /// After every step.
+    pub(crate) fn check(&mut self) {
+        for i in 0..self.relays.len() {
+            self.check_forwarding(i);
+            let r = &self.relays[i];
+            for (id, c) in &r.circuits {
+                let bought = c.granted - c.initial;
+                let durable = r.durable.credit.get(id).copied().unwrap_or(0);
+                assert!(
+                    bought <= durable,
+                    "relay {i} gave {bought} bytes of credit, paid for are {durable}"
+                );
+            }
+            let claims = sum(r.durable.claims.values().map(|(_, c, _)| c));
+            let allocated: i128 = r.durable.allocated.values().sum();
+            assert!(allocated <= claims);
+            assert!(r.durable.earned <= claims, "relay {i} earned more than it was paid");
+            if let Some(node) = &r.node {
+                let totals = node.totals();
+                assert!(
+                    totals.signed <= totals.claimed,
+                    "relay {i} signed more than it was paid"
+                );
+            }
+        }
+        let tunnels: Vec<_> = self.tunnels.keys().copied().collect();
+        for tunnel in tunnels {
+            self.check_loss(tunnel);
+        }
+    }
+
+    /// Invariant 3: of what reached hop 1 for this circuit, everything but one payment (its step, with its forward part) was
+    /// sold by some hop of it.
+    fn check_loss(&self, tunnel: TunnelId) {
+        let t = &self.tunnels[&tunnel];
+        let Some((first, circuit)) = t.path.first() else {
+            return;
+        };
+        let entrusted = self.relays[*first].durable.arrived.get(circuit).copied().unwrap_or(0);
+        let most = sum(t.allocations.values().max().into_iter());
+        let sold: i128 = t
+            .path
+            .iter()
+            .map(|(r, c)| {
+                let r = &self.relays[*r];
+                let spent = r.durable.spent_sum.get(c).copied().unwrap_or(0);
+                // What a hop sold and did not pass on to the next of this circuit.
+                spent
+            })
+            .sum();
+        let passed: i128 = t
+            .path
+            .iter()
+            .skip(1)
+            .map(|(r, c)| self.relays[*r].durable.arrived.get(c).copied().unwrap_or(0))
+            .sum();
+        let lost = entrusted + passed - sold;
+        assert!(
+            lost <= 2 * most,
+            "{tunnel:?}: {lost} are on their way or held, a payment is {most}"
+        );
+    }
+}

@@ -1,0 +1,29 @@
+//! A simulated network: relays, clients, a ledger and a jumping clock, in one thread.
+//!
+//! Everything that the drivers, the data plane and the ledger do around [`Node`] and [`Payer`] is played here, with what can go
+//! wrong: messages between client and hops are dropped, doubled, reordered, delayed; links (ordered, as TLS is) stall and are cut;
+//! any party crashes at any step, with whatever was durable by then, and starts again from its journal. After every step the
+//! invariants of payment-protocol.md are checked (`checks.rs`).
+//!
+//! A run is a function of its seed: `Sim::new(Plan { seed, .. })`. Random runs print their seed; `OBOL_SIM_SEED` repeats one.
+
+mod checks;
+mod keys;
+mod ledger;
+mod run;
+mod world;
+
+mod attacks;
+mod defects;
+mod faults;
+mod scenarios;
+mod settling;
+
+pub(crate) use keys::SimKeys;
+pub(crate) use world::{ClientId, Faults, Plan, Sim};
+
+use obol_cell::Stroops;
+
+pub(crate) fn s(n: i64) -> Stroops {
+    Stroops::new(n).unwrap()
+}

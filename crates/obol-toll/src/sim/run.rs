@@ -1,0 +1,893 @@
+//! One event after another.
+
+use super::ledger::Flushed;
+use super::world::{Circuit, Conversation, Event, LEDGER_MS, Party, RelayId, START, Sim, Tunnel};
+use crate::escrow::NotBelieved;
+use crate::fact::{NodeFact, PayerFact};
+use crate::ids::{AddressKey, CircuitId, LinkId, TunnelId};
+use crate::node::{self, Node};
+use crate::payer::{self, CloseReason, Hop, Payer, Second, finishes};
+use obol_cell::{Forward, LinkMessage, Stroops, ToNode, ToOrigin};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Milliseconds between two looks at a tunnel's traffic.
+const TRAFFIC_MS: u64 = 40;
+/// Bytes per second in the paid class, and in the unpaid.
+const PAID: u64 = 4_000_000;
+const UNPAID: u64 = 200_000;
+const CELL: u64 = 514;
+
+impl Sim {
+    // ---- parties ----
+
+    pub(crate) fn start(&mut self, party: Party) {
+        let mut seed = [0; 32];
+        for byte in &mut seed {
+            *byte = self.rng.up_to(255) as u8;
+        }
+        match party {
+            Party::Relay(i) => {
+                let account = self.account(i);
+                let r = &mut self.relays[i];
+                let facts = r
+                    .journal
+                    .iter()
+                    .map(|f| NodeFact::decode(f).expect("facts are read as they were written"));
+                r.node = Some(Node::restore(r.config, r.keys.clone(), seed, facts.collect::<Vec<_>>()));
+                self.tell(
+                    i,
+                    node::Input::PayeeAccount {
+                        account,
+                        can_accept: true,
+                    },
+                );
+                let (sequence, close_time) = (self.ledger.sequence, self.now / 1_000);
+                self.tell(i, node::Input::LedgerClosed { sequence, close_time });
+                for other in 0..self.relays.len() {
+                    if other != i {
+                        self.connect(i, other);
+                    }
+                }
+            }
+            Party::Client(i) => {
+                let c = &mut self.clients[i];
+                let facts = c
+                    .journal
+                    .iter()
+                    .map(|f| PayerFact::decode(f).expect("facts are read as they were written"));
+                let facts: Vec<_> = facts.collect();
+                c.payer = Some(Payer::restore(c.config, c.keys.clone(), seed, facts));
+                self.say(i, payer::Input::Tick);
+            }
+        }
+    }
+
+    /// A party dies with whatever is durable: of the commits under way, the first few.
+    pub(crate) fn crash(&mut self, party: Party) {
+        self.note(|| format!("{party:?} crashes"));
+        let pending = match party {
+            Party::Relay(i) => self.relays[i].pending.len(),
+            Party::Client(i) => self.clients[i].pending.len(),
+        };
+        let made_it = self.rng.up_to(pending as u64);
+        for _ in 0..made_it {
+            self.commit(party);
+        }
+        let tunnels: Vec<TunnelId> = self
+            .tunnels
+            .iter()
+            .filter(|(_, t)| match party {
+                Party::Relay(i) => t.path.iter().any(|(r, _)| *r == i),
+                Party::Client(i) => t.client == i,
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        match party {
+            Party::Relay(i) => {
+                let r = &mut self.relays[i];
+                r.node = None;
+                r.epoch += 1;
+                r.pending.clear();
+                r.circuits.clear();
+                for other in std::mem::take(&mut r.links).into_keys() {
+                    self.link_lost(other, i);
+                }
+            }
+            Party::Client(i) => {
+                let c = &mut self.clients[i];
+                c.payer = None;
+                c.epoch += 1;
+                c.pending.clear();
+            }
+        }
+        for tunnel in tunnels {
+            self.close_tunnel(tunnel, true);
+        }
+        let wait = 200 + self.rng.up_to(15_000);
+        self.later(wait, Event::Restart { party });
+    }
+
+    /// `at` notices that its link to `other` is gone.
+    fn link_lost(&mut self, at: RelayId, other: RelayId) {
+        if let Some(link) = self.relays[at].links.remove(&other) {
+            self.tell(at, node::Input::LinkDown { link });
+        }
+    }
+
+    pub(crate) fn connect(&mut self, a: RelayId, b: RelayId) {
+        let up = |r: RelayId, sim: &Sim| sim.relays.get(r).is_some_and(|r| r.node.is_some());
+        if !up(a, self) || !up(b, self) || self.relays[a].links.contains_key(&b) {
+            return;
+        }
+        let link = LinkId(self.fresh());
+        self.relays[a].links.insert(b, link);
+        self.relays[b].links.insert(a, link);
+        for (one, other) in [(a, b), (b, a)] {
+            let peer = Some(self.relays[other].id);
+            self.tell(
+                one,
+                node::Input::LinkUp {
+                    link,
+                    peer,
+                    obol: true,
+                    address: None,
+                },
+            );
+        }
+    }
+
+    pub(crate) fn cut(&mut self, a: RelayId, b: RelayId) {
+        if !self.relays[a].links.contains_key(&b) {
+            return;
+        }
+        self.note(|| format!("the link between relays {a} and {b} is cut"));
+        let next_to = |t: &Tunnel| {
+            t.path
+                .windows(2)
+                .any(|w| (w[0].0, w[1].0) == (a, b) || (w[0].0, w[1].0) == (b, a))
+        };
+        let tunnels: Vec<_> = self
+            .tunnels
+            .iter()
+            .filter(|(_, t)| next_to(t))
+            .map(|(id, _)| *id)
+            .collect();
+        for tunnel in tunnels {
+            self.close_tunnel(tunnel, true);
+        }
+        self.link_lost(a, b);
+        self.link_lost(b, a);
+        let wait = 100 + self.rng.up_to(5_000);
+        self.later(wait, Event::Connect { a, b });
+    }
+
+    // ---- tunnels ----
+
+    pub(crate) fn open_tunnel(&mut self, client: usize, path: &[RelayId], wanted: u64) -> Option<TunnelId> {
+        let linked = path.windows(2).all(|w| self.relays[w[0]].links.contains_key(&w[1]));
+        let up = path.iter().all(|r| self.relays[*r].node.is_some());
+        if !linked || !up || self.clients[client].payer.is_none() {
+            return None;
+        }
+        let tunnel = TunnelId(self.fresh());
+        let first = LinkId(self.fresh());
+        let address = AddressKey::of(IpAddr::V4(Ipv4Addr::new(10, 0, 0, client as u8)));
+        self.tell(
+            path[0],
+            node::Input::LinkUp {
+                link: first,
+                peer: None,
+                obol: false,
+                address: Some(address),
+            },
+        );
+        let mut circuits = Vec::new();
+        let mut prev = first;
+        for (i, &r) in path.iter().enumerate() {
+            let id = self.fresh() as u32;
+            let relay = &mut self.relays[r];
+            // Circuit ids of the data plane begin anew with each run of the process.
+            let circuit = CircuitId(relay.next_circuit);
+            relay.next_circuit += 1;
+            let new = Circuit {
+                tunnel,
+                prev: (prev, id),
+                granted: 0,
+                initial: 0,
+                metered: 0,
+                watch: None,
+                questions: 0,
+                answers: 0,
+            };
+            relay.circuits.insert(circuit, new);
+            circuits.push((r, circuit));
+            self.tell(
+                r,
+                node::Input::CircuitOpened {
+                    circuit,
+                    link: prev,
+                    id,
+                },
+            );
+            if let Some(c) = self.relays[r].circuits.get_mut(&circuit) {
+                c.initial = c.granted;
+            }
+            if i > 0 {
+                let (before, its) = circuits[i - 1];
+                self.tell(
+                    before,
+                    node::Input::CircuitExtended {
+                        circuit: its,
+                        link: prev,
+                        id,
+                    },
+                );
+            }
+            if let Some(next) = path.get(i + 1) {
+                prev = self.relays[r].links[next];
+            }
+        }
+        let hops = path
+            .iter()
+            .map(|r| Hop {
+                peer: self.relays[*r].id,
+                paid: true,
+            })
+            .collect();
+        let new = Tunnel {
+            client,
+            path: circuits,
+            conversation: None,
+            wanted,
+            carried: 0,
+            allocations: BTreeMap::new(),
+            complete: 0,
+            refused: 0,
+            cells: 0,
+        };
+        self.tunnels.insert(tunnel, new);
+        self.note(|| format!("client {client} opens {tunnel:?} over {path:?}"));
+        self.say(client, payer::Input::TunnelOpened { tunnel, hops });
+        self.later(TRAFFIC_MS, Event::Traffic { tunnel });
+        Some(tunnel)
+    }
+
+    pub(crate) fn close_tunnel(&mut self, tunnel: TunnelId, broke: bool) {
+        let Some(t) = self.tunnels.remove(&tunnel) else {
+            return;
+        };
+        self.note(|| format!("{tunnel:?} ends, broke: {broke}"));
+        for (r, circuit) in &t.path {
+            let relay = &mut self.relays[*r];
+            if let Some(c) = relay.circuits.remove(circuit)
+                && relay.node.is_some()
+            {
+                self.tell(
+                    *r,
+                    node::Input::CircuitClosed {
+                        circuit: *circuit,
+                        metered: c.metered,
+                    },
+                );
+            }
+        }
+        let client = t.client;
+        self.past.push(t);
+        if self.clients[client].payer.is_some() {
+            let why = if broke { CloseReason::Broke } else { CloseReason::Unused };
+            self.say(client, payer::Input::TunnelClosed { tunnel, why });
+        }
+    }
+
+    // ---- driving the machines ----
+
+    /// One input for a relay, and everything that comes of it.
+    pub(crate) fn tell(&mut self, relay: RelayId, input: node::Input) {
+        let now = self.time();
+        let Some(node) = &mut self.relays[relay].node else {
+            return;
+        };
+        node.handle(now, input);
+        while let Some(output) = self.relays[relay].node.as_mut().and_then(Node::poll) {
+            self.do_for_relay(relay, output);
+        }
+        let wake = self.relays[relay].node.as_ref().and_then(Node::next_wake);
+        self.schedule_wake(Party::Relay(relay), wake.map(|w| w.0));
+    }
+
+    /// One input for a client, and everything that comes of it.
+    pub(crate) fn say(&mut self, client: usize, input: payer::Input) {
+        let now = self.time();
+        let Some(payer) = &mut self.clients[client].payer else {
+            return;
+        };
+        payer.handle(now, input);
+        while let Some(output) = self.clients[client].payer.as_mut().and_then(Payer::poll) {
+            self.do_for_client(client, output);
+        }
+        let wake = self.clients[client].payer.as_ref().and_then(Payer::next_wake);
+        self.schedule_wake(Party::Client(client), wake.map(|w| w.0));
+    }
+
+    fn schedule_wake(&mut self, party: Party, at: Option<u64>) {
+        let Some(at) = at.map(|at| at.max(self.now)) else {
+            return;
+        };
+        if self
+            .wakes
+            .get(&party)
+            .is_none_or(|known| *known > at || *known < self.now)
+        {
+            self.wakes.insert(party, at);
+            // A machine that is due at once, again and again, must not stop the clock.
+            self.later((at - self.now).max(1), Event::Wake { party });
+        }
+    }
+
+    fn do_for_relay(&mut self, i: RelayId, output: node::Output) {
+        use node::Output as O;
+        let party = Party::Relay(i);
+        match output {
+            O::Persist { seq, facts } => {
+                let facts = facts.iter().map(NodeFact::encode).collect();
+                self.relays[i].pending.push_back((seq, facts));
+                self.commit_later(party);
+            }
+            O::Answer { circuit, body } => {
+                let Some(c) = self.relays[i].circuits.get_mut(&circuit) else {
+                    return;
+                };
+                c.answers += 1;
+                let tunnel = c.tunnel;
+                if let Some(hop) = self.hop_of(tunnel, i) {
+                    self.note(|| format!("relay {i} answers {:?} on {tunnel:?}", ToOrigin::decode(&body)));
+                    self.check_answer(i, circuit, &body);
+                    self.in_circuit(
+                        tunnel,
+                        hop,
+                        Event::ToClient {
+                            tunnel,
+                            hop: hop as u8 + 1,
+                            body,
+                        },
+                    );
+                }
+            }
+            O::SendLink { link, body } => {
+                let Some(to) = self.relays[i]
+                    .links
+                    .iter()
+                    .find(|(_, l)| **l == link)
+                    .map(|(to, _)| *to)
+                else {
+                    return;
+                };
+                self.note(|| format!("relay {i} to {to}: {:?}", LinkMessage::decode(&body)));
+                self.check_link_message(i, &body);
+                self.on_link(link, i, to, body);
+            }
+            O::Grant { circuit, bytes } => {
+                if let Some(c) = self.relays[i].circuits.get_mut(&circuit) {
+                    c.granted += bytes;
+                }
+            }
+            O::Watch { circuit, below } => {
+                if let Some(c) = self.relays[i].circuits.get_mut(&circuit) {
+                    c.watch = Some(below);
+                    if c.granted.saturating_sub(c.metered) < below {
+                        self.later(1, Event::Low { relay: i, circuit });
+                    }
+                }
+            }
+            O::Destroy { circuit } => {
+                self.relays[i].destroyed += 1;
+                if let Some(tunnel) = self.relays[i].circuits.get(&circuit).map(|c| c.tunnel) {
+                    self.note(|| format!("relay {i} destroys {tunnel:?}"));
+                    self.later(1, Event::Close { tunnel, broke: true });
+                }
+            }
+            O::CloseLink { link } => {
+                self.relays[i].closed_links += 1;
+                if let Some(other) = self.relays[i].links.iter().find(|(_, l)| **l == link).map(|(o, _)| *o) {
+                    self.cut(i, other);
+                }
+            }
+            O::CheckAbsent { escrow } => self.later(20, Event::Checked { relay: i, escrow }),
+            O::ReadEscrow { escrow } => self.later(30, Event::Read { relay: i, escrow }),
+            O::Flush {
+                escrow,
+                k,
+                cumulative,
+                signature,
+                ..
+            } => {
+                self.note(|| format!("relay {i} flushes {:?} claim {k}: {cumulative}", escrow.id()));
+                self.check_flush(i, escrow.id(), k);
+                let wait = 1_000 + self.rng.up_to(5_000);
+                self.later(
+                    wait,
+                    Event::Flush {
+                        relay: i,
+                        escrow,
+                        k,
+                        cumulative,
+                        signature,
+                    },
+                );
+            }
+            O::WantEscrow {
+                peer, deposit, life, ..
+            } => {
+                self.later(
+                    10,
+                    Event::Offer {
+                        party,
+                        peer,
+                        deposit,
+                        life,
+                    },
+                );
+            }
+            O::OpenEscrow { escrow, deposit, .. } => {
+                let epoch = self.relays[i].epoch;
+                self.later(
+                    LEDGER_MS,
+                    Event::Open {
+                        party,
+                        epoch,
+                        escrow,
+                        deposit,
+                    },
+                );
+            }
+            O::Refund { escrow, refund } => self.later(LEDGER_MS, Event::Refund { party, escrow, refund }),
+            O::OfferDeclined { .. } | O::Report(_) => {}
+        }
+    }
+
+    fn do_for_client(&mut self, i: usize, output: payer::Output) {
+        use payer::Output as O;
+        let party = Party::Client(i);
+        match output {
+            O::Persist { seq, facts } => {
+                let facts = facts.iter().map(PayerFact::encode).collect();
+                self.clients[i].pending.push_back((seq, facts));
+                self.commit_later(party);
+            }
+            O::Ask { tunnel, hop, body } => self.ask(i, tunnel, hop, body),
+            O::Continue {
+                tunnel,
+                hop,
+                second,
+                body,
+            } => {
+                let Some(t) = self.tunnels.get_mut(&tunnel) else {
+                    return;
+                };
+                match (&mut t.conversation, second) {
+                    (Some(c), _) => {
+                        assert_eq!(c.hop, hop, "the second message goes to the hop of the first");
+                        assert!(c.second.is_none(), "a third message in one conversation");
+                        c.second = Some(second);
+                        self.to_hop(i, tunnel, hop, body);
+                    }
+                    (None, Second::Cancel) => {}
+                    (None, Second::Pay) => self.ask(i, tunnel, hop, body),
+                }
+            }
+            O::Send { tunnel, hop, body } => self.to_hop(i, tunnel, hop, body),
+            O::GiveUp { tunnel, why } => {
+                self.note(|| format!("client {i} gives {tunnel:?} up: {why:?}"));
+                self.later(1, Event::Close { tunnel, broke: true });
+            }
+            O::WantEscrow {
+                guard, deposit, life, ..
+            } => {
+                self.later(
+                    10,
+                    Event::Offer {
+                        party,
+                        peer: guard,
+                        deposit,
+                        life,
+                    },
+                );
+            }
+            O::OpenEscrow { escrow, deposit, .. } => {
+                let epoch = self.clients[i].epoch;
+                self.later(
+                    LEDGER_MS,
+                    Event::Open {
+                        party,
+                        epoch,
+                        escrow,
+                        deposit,
+                    },
+                );
+            }
+            O::Refund { escrow, refund } => self.later(LEDGER_MS, Event::Refund { party, escrow, refund }),
+            O::Report(payer::Report::Unpaid { why, .. }) => self.clients[i].unpaid.push(why),
+            O::Report(report) => self.note(|| format!("client {i}: {report:?}")),
+            O::Retire { .. } => {}
+        }
+    }
+
+    fn ask(&mut self, client: usize, tunnel: TunnelId, hop: u8, body: Vec<u8>) {
+        let Some(t) = self.tunnels.get_mut(&tunnel) else {
+            return;
+        };
+        assert!(
+            t.conversation.is_none(),
+            "a second conversation would close the circuit"
+        );
+        t.conversation = Some(Conversation { hop, second: None });
+        self.to_hop(client, tunnel, hop, body);
+    }
+
+    fn to_hop(&mut self, client: usize, tunnel: TunnelId, hop: u8, body: Vec<u8>) {
+        let message = ToNode::decode(&body).expect("a client says what a hop can read");
+        self.note(|| format!("client {client} to hop {hop} on {tunnel:?}: {message:?}"));
+        self.check_message(client, tunnel, hop, &message);
+        let hop = usize::from(hop) - 1;
+        self.in_circuit(tunnel, hop, Event::ToHop { tunnel, hop, body });
+    }
+
+    /// A cell between the client and a hop: hops before it carry it, and things happen to it.
+    fn in_circuit(&mut self, tunnel: TunnelId, hop: usize, event: Event) {
+        if let Some(t) = self.tunnels.get_mut(&tunnel) {
+            t.cells += 1;
+            for (r, circuit) in t.path.iter().take(hop) {
+                if let Some(c) = self.relays[*r].circuits.get_mut(circuit) {
+                    c.metered += CELL;
+                }
+            }
+        }
+        let faults = self.plan.faults;
+        if self.chance(faults.drop) {
+            return;
+        }
+        let copies = if self.chance(faults.double) { 2 } else { 1 };
+        for _ in 0..copies {
+            let mut wait = 5 + 15 * hop as u64;
+            if self.chance(faults.delay) {
+                // Later messages overtake it.
+                wait += self.rng.up_to(8_000);
+            }
+            self.later(wait, event.clone());
+        }
+    }
+
+    /// A cell on a link: ordered, whole, or never.
+    fn on_link(&mut self, link: LinkId, from: RelayId, to: RelayId, body: Vec<u8>) {
+        let stall = if self.chance(self.plan.faults.stall) {
+            self.rng.up_to(8_000)
+        } else {
+            0
+        };
+        let before = self.order.get(&(link, to)).copied().unwrap_or(0);
+        let at = (self.now + 10 + stall).max(before);
+        self.order.insert((link, to), at);
+        self.later(at - self.now, Event::Link { from, to, link, body });
+    }
+
+    fn commit_later(&mut self, party: Party) {
+        let wait = self.rng.up_to(4);
+        let epoch = match party {
+            Party::Relay(i) => self.relays[i].epoch,
+            Party::Client(i) => self.clients[i].epoch,
+        };
+        self.later(wait, Event::Persisted { party, epoch });
+    }
+
+    /// The oldest commit under way is durable. Says its number.
+    fn commit(&mut self, party: Party) -> Option<u64> {
+        let (seq, facts) = match party {
+            Party::Relay(i) => self.relays[i].pending.pop_front()?,
+            Party::Client(i) => self.clients[i].pending.pop_front()?,
+        };
+        for fact in facts {
+            match party {
+                Party::Relay(i) => {
+                    self.durable_at_relay(i, &fact);
+                    self.relays[i].journal.push(fact);
+                }
+                Party::Client(i) => {
+                    self.durable_at_client(i, &fact);
+                    self.clients[i].journal.push(fact);
+                }
+            }
+        }
+        Some(seq)
+    }
+
+    pub(crate) fn close_ledger(&mut self) {
+        self.ledger.sequence += 1;
+        let (sequence, close_time) = (self.ledger.sequence, self.now / 1_000);
+        for i in 0..self.relays.len() {
+            self.tell(i, node::Input::LedgerClosed { sequence, close_time });
+        }
+        self.later(LEDGER_MS, Event::Ledger);
+    }
+
+    // ---- the loop ----
+
+    /// Runs for so many milliseconds.
+    pub(crate) fn run(&mut self, ms: u64) {
+        let end = self.now + ms;
+        while self.next_at().is_some_and(|at| at <= end) {
+            self.step();
+        }
+        self.now = end;
+    }
+
+    pub(crate) fn step(&mut self) {
+        let Some(event) = self.pop() else {
+            return;
+        };
+        self.steps += 1;
+        self.handle(event);
+        self.mishaps();
+        self.check();
+    }
+
+    fn mishaps(&mut self) {
+        let (crash, cut) = (self.plan.faults.crash, self.plan.faults.cut);
+        if self.faults_on && crash > 0 && self.rng.up_to(99_999) < crash {
+            let parties = self.relays.len() + self.clients.len();
+            let victim = self.rng.up_to(parties as u64 - 1) as usize;
+            let party = match victim.checked_sub(self.relays.len()) {
+                None => Party::Relay(victim),
+                Some(client) => Party::Client(client),
+            };
+            let up = match party {
+                Party::Relay(i) => self.relays[i].node.is_some(),
+                Party::Client(i) => self.clients[i].payer.is_some(),
+            };
+            if up {
+                self.crash(party);
+            }
+        }
+        if self.faults_on && cut > 0 && self.rng.up_to(99_999) < cut {
+            let a = self.rng.up_to(self.relays.len() as u64 - 1) as usize;
+            let b = self.rng.up_to(self.relays.len() as u64 - 1) as usize;
+            self.cut(a, b);
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::ToHop { tunnel, hop, body } => self.at_hop(tunnel, hop, body),
+            Event::ToClient { tunnel, hop, body } => self.at_client(tunnel, hop, body),
+            Event::Link { from, to, link, body } => {
+                // What was on its way on a link that is gone is gone.
+                if self.relays[to].links.get(&from) == Some(&link) {
+                    self.tell(to, node::Input::LinkMessage { link, body });
+                }
+            }
+            Event::Persisted { party, epoch } => match party {
+                Party::Relay(i) if self.relays[i].epoch == epoch => {
+                    if let Some(upto) = self.commit(party) {
+                        self.tell(i, node::Input::Persisted { upto });
+                    }
+                }
+                Party::Client(i) if self.clients[i].epoch == epoch => {
+                    if let Some(upto) = self.commit(party) {
+                        self.say(i, payer::Input::Persisted { upto });
+                    }
+                }
+                _ => {}
+            },
+            Event::Wake { party } => {
+                if self.wakes.get(&party).is_some_and(|at| *at <= self.now) {
+                    self.wakes.remove(&party);
+                }
+                match party {
+                    Party::Relay(i) => self.tell(i, node::Input::Tick),
+                    Party::Client(i) => self.say(i, payer::Input::Tick),
+                }
+            }
+            Event::Ledger => self.close_ledger(),
+            Event::Traffic { tunnel } => self.traffic(tunnel),
+            Event::Low { relay, circuit } => {
+                if let Some(c) = self.relays[relay].circuits.get(&circuit) {
+                    let metered = c.metered;
+                    self.tell(relay, node::Input::CreditLow { circuit, metered });
+                }
+            }
+            Event::Checked { relay, escrow } => {
+                let exists = Some(self.ledger.accounts.contains_key(&escrow));
+                self.tell(relay, node::Input::EscrowChecked { escrow, exists });
+            }
+            Event::Read { relay, escrow } => {
+                let result = match self.ledger.accounts.get(&escrow.id()) {
+                    None => Err(NotBelieved::Absent),
+                    Some(a) if a.escrow == escrow && a.paid.is_none() => Ok(a.deposit),
+                    Some(_) => Err(NotBelieved::Wrong),
+                };
+                self.tell(
+                    relay,
+                    node::Input::EscrowRead {
+                        escrow: escrow.id(),
+                        result,
+                    },
+                );
+            }
+            Event::Offer {
+                party,
+                peer,
+                deposit,
+                life,
+            } => {
+                let offer = self.make_offer(party, deposit, life);
+                match party {
+                    Party::Relay(i) => self.tell(i, node::Input::Offer { peer, offer }),
+                    Party::Client(i) => self.say(i, payer::Input::Offer { guard: peer, offer }),
+                }
+            }
+            Event::Open {
+                party, escrow, deposit, ..
+            } => {
+                // Opened whether or not the payer lives to hear of it; after a restart it asks again and is told.
+                self.ledger.open(&escrow, deposit);
+                let (escrow, balance) = (escrow.id(), deposit);
+                match party {
+                    Party::Relay(i) => self.tell(i, node::Input::EscrowOpened { escrow, balance }),
+                    Party::Client(i) => self.say(i, payer::Input::EscrowOpened { escrow, balance }),
+                }
+            }
+            Event::Flush {
+                relay,
+                escrow,
+                k,
+                cumulative,
+                signature,
+            } => {
+                if self.relays[relay].node.is_none() {
+                    // The driver is part of the process: the flush is repeated after the restart.
+                    return;
+                }
+                let id = escrow.id();
+                match self.ledger.flush(&escrow, k, cumulative, &signature) {
+                    Flushed::Paid(amount) => self.settle(relay, id, amount),
+                    Flushed::Failed => self.tell(relay, node::Input::FlushFailed { escrow: id, k }),
+                    Flushed::Over => {
+                        let paid = self
+                            .ledger
+                            .accounts
+                            .get(&id)
+                            .and_then(|a| a.paid)
+                            .unwrap_or(Stroops::ZERO);
+                        self.settle(relay, id, paid);
+                    }
+                }
+            }
+            Event::Refund { party, escrow, refund } => {
+                let done = self.ledger.refund(&escrow, &refund, self.now / 1_000);
+                let id = escrow.id();
+                let paid = self.ledger.accounts.get(&id).and_then(|a| a.paid);
+                if done || paid.is_some() {
+                    let paid = paid.unwrap_or(Stroops::ZERO);
+                    match party {
+                        Party::Relay(i) => self.tell(i, node::Input::EscrowEnded { escrow: id, paid }),
+                        Party::Client(i) => self.say(i, payer::Input::EscrowEnded { escrow: id, paid }),
+                    }
+                }
+            }
+            Event::Restart { party } => {
+                self.note(|| format!("{party:?} starts again"));
+                self.start(party);
+            }
+            Event::Connect { a, b } => self.connect(a, b),
+            Event::Close { tunnel, broke } => self.close_tunnel(tunnel, broke),
+        }
+    }
+
+    fn settle(&mut self, relay: RelayId, escrow: obol_cell::EscrowId, amount: Stroops) {
+        self.relays[relay].settled.insert(escrow, amount);
+        self.tell(relay, node::Input::Settled { escrow, amount });
+        for i in 0..self.clients.len() {
+            if self.clients[i].keys.own.borrow().contains(&escrow) {
+                self.say(i, payer::Input::EscrowEnded { escrow, paid: amount });
+            }
+        }
+        for i in 0..self.relays.len() {
+            if self.relays[i].keys.own.borrow().contains(&escrow) {
+                self.tell(i, node::Input::EscrowEnded { escrow, paid: amount });
+            }
+        }
+    }
+
+    fn at_hop(&mut self, tunnel: TunnelId, hop: usize, body: Vec<u8>) {
+        let Some((r, circuit)) = self.tunnels.get(&tunnel).and_then(|t| t.path.get(hop).copied()) else {
+            return;
+        };
+        let asks = !matches!(
+            ToNode::decode(&body),
+            Ok(ToNode::Cancel { .. })
+                | Ok(ToNode::Pay(obol_cell::Pay {
+                    forward: Forward::Pass(_),
+                    ..
+                }))
+                | Err(_)
+        );
+        let Some(c) = self.relays[r].circuits.get_mut(&circuit) else {
+            return;
+        };
+        c.questions += u64::from(asks);
+        let metered = c.metered;
+        self.tell(r, node::Input::Message { circuit, body, metered });
+    }
+
+    fn at_client(&mut self, tunnel: TunnelId, hop: u8, body: Vec<u8>) {
+        let Some(t) = self.tunnels.get_mut(&tunnel) else {
+            return;
+        };
+        let Some(conversation) = t.conversation.filter(|c| c.hop == hop) else {
+            // Stock Arti closes the circuit. In an honest network without faults it never comes to this.
+            assert!(
+                self.plan.faults != super::Faults::NONE && self.faults_on || !self.faults_on,
+                "an answer that nobody asked for, from hop {hop}: {:?}",
+                ToOrigin::decode(&body)
+            );
+            return;
+        };
+        match ToOrigin::decode(&body) {
+            Ok(ToOrigin::Complete { .. }) => t.complete += 1,
+            Ok(ToOrigin::Refused { .. }) => t.refused += 1,
+            _ => {}
+        }
+        if finishes(conversation.second, &body) {
+            t.conversation = None;
+        }
+        let client = t.client;
+        self.say(client, payer::Input::Answer { tunnel, body });
+    }
+
+    fn traffic(&mut self, tunnel: TunnelId) {
+        let Some(t) = self.tunnels.get_mut(&tunnel) else {
+            return;
+        };
+        if t.wanted == 0 {
+            // It lingers a while, as streams do.
+            self.later(2_000, Event::Close { tunnel, broke: false });
+            return;
+        }
+        let paid = t
+            .path
+            .iter()
+            .all(|(r, c)| self.relays[*r].circuits.get(c).is_some_and(|c| c.granted > c.metered));
+        let bytes = if paid { PAID } else { UNPAID } * TRAFFIC_MS / 1_000;
+        let cells = bytes.min(t.wanted).div_ceil(498);
+        t.wanted = t.wanted.saturating_sub(cells * 498);
+        t.carried += cells * CELL;
+        let (client, path) = (t.client, t.path.clone());
+        for (r, circuit) in path {
+            let Some(c) = self.relays[r].circuits.get_mut(&circuit) else {
+                continue;
+            };
+            c.metered += cells * CELL;
+            let metered = c.metered;
+            let credit = c.granted.saturating_sub(metered);
+            if c.watch.is_some_and(|below| credit < below) {
+                c.watch = None;
+                self.tell(r, node::Input::CreditLow { circuit, metered });
+            }
+        }
+        self.say(
+            client,
+            payer::Input::Traffic {
+                tunnel,
+                up: 0,
+                down: cells,
+            },
+        );
+        self.later(TRAFFIC_MS, Event::Traffic { tunnel });
+    }
+
+    /// Milliseconds since the beginning.
+    #[expect(dead_code, reason = "for looking at runs")]
+    pub(crate) fn elapsed(&self) -> u64 {
+        self.now - START
+    }
+}
