@@ -383,6 +383,15 @@ fn invalid(key: &'static str, problem: impl Into<String>, advice: &'static str) 
     }
 }
 
+/// The descriptor has one address, and it is IPv4.
+pub(crate) fn not_ipv4() -> ConfigError {
+    invalid(
+        "or.advertise",
+        "is not an IPv4 address",
+        "every relay needs one that others reach; IPv6 alone is not enough for the network",
+    )
+}
+
 impl Config {
     /// Reads and checks a file.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
@@ -447,6 +456,9 @@ impl Config {
                 "is absent",
                 "or.listen is every address: say which one others can reach",
             ));
+        }
+        if !self.or.advertise.unwrap_or(self.or.listen).is_ipv4() {
+            return Err(not_ipv4());
         }
         self.exit_policy()?;
         self.bandwidth.check()?;

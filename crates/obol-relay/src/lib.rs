@@ -9,6 +9,9 @@ pub mod descriptor;
 pub mod directory;
 pub mod payments;
 pub mod relay;
+pub mod run;
 mod circuits;
 mod link;
 pub mod streams;
+
+pub use run::{RunError, RunningRelay, run};

@@ -116,6 +116,7 @@ fn every_bad_value_gets_an_error_with_its_key_and_an_advice() {
             "contact",
         ),
         ("127.0.0.1:9001", "0.0.0.0:9001", "or.advertise"),
+        ("127.0.0.1:9001", "[::1]:9001", "or.advertise"),
         ("price_per_64_kib = 100", "price_per_64_kib = 300", "price_per_64_kib"),
         ("price_per_64_kib = 100", "price_per_64_kib = 0", "price_per_64_kib"),
         ("price_per_64_kib = 100", "price_per_64_kib = -1", "price_per_64_kib"),

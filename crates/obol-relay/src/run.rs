@@ -1,0 +1,532 @@
+//! One whole relay from its configuration: keys, directory, data plane, payments, metrics.
+//!
+//! [`run`] is what `obol relay` does, and what a test network does for each of its relays, in one process or in many. What a
+//! running relay is and where it is found stands in `running.json` in its data directory, for as long as it runs.
+
+use std::io;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use obol_gateway::{Backend, BoxFuture, Control, ControlError, Gateway, GatewayError};
+use obol_onion::engine::{CELL_LEN, EngineConfig, UnpaidShare};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::config::{self, Config, ConfigError, Size, Unpaid};
+use crate::descriptor::{self, Description};
+use crate::directory::{Authority, Directory, NetView};
+use crate::keys::{KeyError, Keys, OnionLifetime};
+use crate::metrics::{Metric, Metrics};
+use crate::payments::{self, Payments};
+use crate::relay::{self, EngineHandle, Relay, RelayHandle, RelayParts, payment_channel};
+use crate::streams::ExitConfig;
+
+/// The file in the data directory that tells where a running relay is found.
+pub const RUNNING: &str = "running.json";
+
+/// What a relay without a configured rate says of its bandwidth before it has measured any, bytes per second: with
+/// nothing, nobody would select it.
+const FLOOR: u64 = 1 << 20;
+/// Over which time the carried bytes are averaged for the descriptor.
+const MEASURE: Duration = Duration::from_secs(10);
+
+/// Why a relay does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory cannot be made or written.
+    #[error("the data directory {path}: {source}")]
+    DataDirectory {
+        /// The directory, or the file in it.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The relay's keys cannot be read or made.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The data plane does not start.
+    #[error(transparent)]
+    Relay(#[from] relay::StartError),
+    /// Payments do not start.
+    #[error(transparent)]
+    Payments(#[from] payments::StartError),
+    /// The local interface does not start.
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
+    /// The runtime ended meanwhile.
+    #[error("the program is ending")]
+    Ending,
+}
+
+/// A relay that runs. Dropped without [`shutdown`](RunningRelay::shutdown), it stops, but not at once.
+#[derive(Debug)]
+pub struct RunningRelay {
+    relay: RelayHandle,
+    payments: Option<Payments>,
+    gateway: Option<Gateway>,
+    directory: Arc<Directory>,
+    keys: Arc<Keys>,
+    tasks: Vec<JoinHandle<()>>,
+    running: PathBuf,
+}
+
+/// Starts a relay. Needs a tokio runtime; returns when links and payments are accepted. The descriptor is uploaded after
+/// that, and again until an authority takes it.
+pub async fn run(config: Config) -> Result<RunningRelay, RunError> {
+    config.check()?;
+    // A process has one; whoever installed another before keeps that.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    make_private(&config.data_directory)?;
+    let keys = {
+        let path = config.path(Path::new("keys"));
+        let opened = tokio::task::spawn_blocking(move || Keys::open(&path, SystemTime::now())).await;
+        opened.map_err(|_| RunError::Ending)??
+    };
+    let authorities = config.directory.authorities.iter().map(|authority| Authority {
+        name: authority.name.clone(),
+        address: authority.address,
+        v3_identity: authority.v3_identity.0,
+    });
+    let directory = Arc::new(Directory::start(authorities.collect()));
+    let (sink, events) = payment_channel();
+    let relay = Relay::start(RelayParts {
+        keys: Arc::clone(&keys),
+        listen: vec![config.or.listen],
+        advertised: config.or.advertise.map(|address| address.ip()).into_iter().collect(),
+        engine: engine_config(&config),
+        exit: ExitConfig {
+            policy: config.exit_policy()?,
+            reject_private: config.exit.reject_private,
+            ..ExitConfig::closed()
+        },
+        directory: Some(directory.cache()),
+        net: Some(directory.view()),
+        payments: config.payments.as_ref().map(|_| sink),
+    })
+    .await?;
+    let mut running = RunningRelay {
+        relay,
+        payments: None,
+        gateway: None,
+        directory,
+        keys,
+        tasks: Vec::new(),
+        running: config.path(Path::new(RUNNING)),
+    };
+    match finish(&mut running, config, events).await {
+        Ok(()) => Ok(running),
+        Err(error) => {
+            running.shutdown().await;
+            Err(error)
+        }
+    }
+}
+
+/// What comes after the data plane, all of which is undone if a part of it fails.
+async fn finish(running: &mut RunningRelay, config: Config, events: relay::PaymentEvents) -> Result<(), RunError> {
+    let metrics = Arc::new(Metrics::new());
+    let engine = running.relay.engine();
+    if let Some(of_payments) = &config.payments {
+        let parts = payments::Parts {
+            config: of_payments.clone(),
+            bandwidth: config.bandwidth.clone(),
+            data_directory: config.data_directory.clone(),
+            identity: running.keys.ed25519(),
+            plane: Arc::new(engine.clone()),
+            events,
+            net: running.directory.view(),
+            metrics: Arc::clone(&metrics),
+        };
+        running.payments = Some(payments::start(parts).await?);
+    }
+    if let Some(listen) = config.gateway.listen {
+        let options = obol_gateway::Options {
+            listen,
+            allow_remote: config.gateway.allow_remote,
+            token: config.path(&config.gateway.token),
+        };
+        let about = About {
+            nickname: config.nickname.clone(),
+            fingerprint: hex::encode_upper(running.keys.fingerprint()),
+            engine: engine.clone(),
+            payments: running.payments.clone(),
+            metrics: Arc::clone(&metrics),
+            net: running.directory.view(),
+        };
+        running.gateway = Some(Gateway::start(options, backend(Arc::new(about))).await?);
+    }
+    let observed = Arc::new(AtomicU64::new(0));
+    running.tasks.push(tokio::spawn(measure(engine, Arc::clone(&observed))));
+    if config.directory.publish {
+        let publisher = publish(
+            Arc::clone(&running.directory),
+            Arc::clone(&running.keys),
+            description(&config, running.addresses())?,
+            observed,
+        );
+        running.tasks.push(tokio::spawn(publisher));
+    }
+    running.tasks.push(tokio::spawn(renew(
+        Arc::clone(&running.keys),
+        Arc::clone(&running.directory),
+    )));
+    running.announce()
+}
+
+impl RunningRelay {
+    /// Where it accepts links, with real ports.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.relay.addresses()
+    }
+
+    /// Where its local interface listens, if it has one.
+    pub fn gateway_address(&self) -> Option<SocketAddr> {
+        self.gateway.as_ref().map(Gateway::address)
+    }
+
+    /// SHA-1 of its RSA identity key: its fingerprint.
+    pub fn rsa(&self) -> [u8; 20] {
+        self.keys.fingerprint()
+    }
+
+    /// Its Ed25519 identity.
+    pub fn ed(&self) -> [u8; 32] {
+        self.keys.ed25519()
+    }
+
+    /// Its data plane.
+    pub fn engine(&self) -> EngineHandle {
+        self.relay.engine()
+    }
+
+    /// Its directory.
+    pub fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Its payments, if it is configured for any.
+    pub fn payments(&self) -> Option<&Payments> {
+        self.payments.as_ref()
+    }
+
+    /// Returns when the relay cannot go on: when its journal failed. A relay without payments goes on for ever.
+    pub async fn failed(&self) -> obol_store::StoreError {
+        match &self.payments {
+            Some(payments) => payments.failed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Stops everything, in order: no new circuits, links closed, what was under way on the ledger left for the next
+    /// start, the journal let go.
+    pub async fn shutdown(mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        for task in self.tasks.drain(..) {
+            // Aborted, or ended before.
+            let _ = task.await;
+        }
+        if let Some(gateway) = self.gateway.take() {
+            gateway.stop().await;
+        }
+        self.relay.shutdown().await;
+        if let Some(payments) = self.payments.take() {
+            payments.stop().await;
+        }
+        if let Err(error) = std::fs::remove_file(&self.running)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "{} cannot be removed", self.running.display());
+        }
+    }
+
+    /// Writes `running.json`.
+    fn announce(&self) -> Result<(), RunError> {
+        let about = json!({
+            "pid": std::process::id(),
+            "or": self.addresses().first().map(ToString::to_string),
+            "gateway": self.gateway_address().map(|address| address.to_string()),
+            "fingerprint": hex::encode_upper(self.rsa()),
+            "ed25519": hex::encode(self.ed()),
+            "accounts": self.payments.as_ref().map(Payments::accounts),
+        });
+        // Whoever waits for the file must never see half of it.
+        let draft = self.running.with_extension("json.new");
+        let failed = |source| RunError::DataDirectory {
+            path: self.running.clone(),
+            source,
+        };
+        std::fs::write(&draft, format!("{about:#}\n")).map_err(failed)?;
+        std::fs::rename(&draft, &self.running).map_err(failed)
+    }
+}
+
+fn make_private(directory: &Path) -> Result<(), RunError> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(directory).map_err(|source| RunError::DataDirectory {
+        path: directory.into(),
+        source,
+    })
+}
+
+fn unpaid_share(unpaid: Unpaid, cap: Size) -> UnpaidShare {
+    match unpaid {
+        Unpaid::Leftover => UnpaidShare::Leftover,
+        Unpaid::Capped => UnpaidShare::Capped(cap.bytes()),
+    }
+}
+
+fn engine_config(config: &Config) -> EngineConfig {
+    let bandwidth = &config.bandwidth;
+    EngineConfig {
+        rate: bandwidth.rate.map(Size::bytes),
+        unpaid: unpaid_share(bandwidth.unpaid, bandwidth.unpaid_cap),
+        cell_memory: usize::try_from(config.memory.cells.bytes()).unwrap_or(usize::MAX),
+        allow_private_addresses: config.or.allow_private_addresses,
+        ..EngineConfig::default()
+    }
+}
+
+/// What the descriptor says, apart from what is measured.
+fn description(config: &Config, listening: &[SocketAddr]) -> Result<Description, ConfigError> {
+    let address = config.or.advertise.or_else(|| listening.first().copied());
+    let Some(SocketAddr::V4(address)) = address else {
+        return Err(config::not_ipv4());
+    };
+    let rate = config.bandwidth.rate.map_or(u64::MAX / 4, Size::bytes);
+    Ok(Description {
+        nickname: config.nickname.clone(),
+        platform: format!("Obol {} on {}", env!("CARGO_PKG_VERSION"), std::env::consts::OS),
+        contact: config.contact.clone(),
+        address: SocketAddrV4::new(*address.ip(), address.port()),
+        ipv6: None,
+        // Authorities read these as signed 32-bit numbers.
+        bandwidth_rate: rate.min(i32::MAX.unsigned_abs().into()),
+        bandwidth_burst: rate.min(i32::MAX.unsigned_abs().into()),
+        bandwidth_observed: 0,
+        uptime: Duration::ZERO,
+        policy: config.exit_policy()?,
+        ipv6_exit: false,
+        protocols: match config.payments {
+            Some(_) => descriptor::PROTOCOLS,
+            None => descriptor::UNPAID_PROTOCOLS,
+        },
+    })
+}
+
+/// Uploads the descriptor, and goes on to whenever it is due.
+async fn publish(directory: Arc<Directory>, keys: Arc<Keys>, about: Description, observed: Arc<AtomicU64>) {
+    let started = Instant::now();
+    let make = move |now| {
+        let mut about = about.clone();
+        let measured = observed.load(Ordering::Relaxed);
+        // A configured rate is a promise; without one only what was seen counts.
+        about.bandwidth_observed = measured.max(FLOOR).min(about.bandwidth_rate);
+        if about.bandwidth_rate != u64::from(i32::MAX.unsigned_abs()) {
+            about.bandwidth_observed = about.bandwidth_rate;
+        }
+        about.uptime = started.elapsed();
+        descriptor::build(&keys, OnionLifetime::default(), &about, now)
+    };
+    if let Err(error) = directory.publish_with(Box::new(make)).await {
+        tracing::warn!(%error, "the descriptor was not accepted yet; it is uploaded again");
+    }
+}
+
+/// Keeps the highest average of carried bytes.
+async fn measure(engine: EngineHandle, observed: Arc<AtomicU64>) {
+    let mut before = carried(&engine);
+    loop {
+        tokio::time::sleep(MEASURE).await;
+        let now = carried(&engine);
+        // Both directions are one way through the relay each: what a descriptor counts is half of it.
+        let average = now.saturating_sub(before) / MEASURE.as_secs() / 2;
+        observed.fetch_max(average, Ordering::Relaxed);
+        before = now;
+    }
+}
+
+fn carried(engine: &EngineHandle) -> u64 {
+    engine
+        .counters()
+        .cells
+        .iter()
+        .flatten()
+        .sum::<u64>()
+        .saturating_mul(CELL_LEN as u64)
+}
+
+/// Renews keys and certificates when they are due, and publishes what changed.
+async fn renew(keys: Arc<Keys>, directory: Arc<Directory>) {
+    let day = |name: &str, default: i32, net: &NetView| {
+        u32::try_from(net.param(name).unwrap_or(default).clamp(1, 90)).unwrap_or(28)
+    };
+    loop {
+        let net = directory.view();
+        let rotation = day("onion-key-rotation-days", 28, &net);
+        let onion = OnionLifetime::from_days(rotation, day("onion-key-grace-period-days", 7, &net).min(rotation));
+        let wait = keys
+            .next_renewal(onion)
+            .duration_since(SystemTime::now())
+            .unwrap_or_default();
+        // A clock that jumps must not make a renewal wait for its old idea of when.
+        tokio::time::sleep(wait.clamp(Duration::from_secs(60), Duration::from_secs(3600))).await;
+        if !wait.is_zero() && wait > Duration::from_secs(3600) {
+            continue;
+        }
+        let owned = Arc::clone(&keys);
+        match tokio::task::spawn_blocking(move || owned.renew(SystemTime::now(), onion)).await {
+            Ok(Ok(renewed)) if renewed.descriptor => {
+                if let Err(error) = directory.publish().await {
+                    tracing::warn!(%error, "the descriptor with renewed keys was not accepted yet");
+                }
+            }
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::error!(%error, "keys cannot be renewed"),
+            Err(_) => return,
+        }
+    }
+}
+
+/// What the local interface shows.
+struct About {
+    nickname: String,
+    fingerprint: String,
+    engine: EngineHandle,
+    payments: Option<Payments>,
+    metrics: Arc<Metrics>,
+    net: NetView,
+}
+
+fn backend(about: Arc<About>) -> Backend {
+    let (of_metrics, of_state) = (Arc::clone(&about), Arc::clone(&about));
+    let control: Control = Arc::new(move |name, body| {
+        let about = Arc::clone(&about);
+        let done: BoxFuture<_> = Box::pin(async move { about.control(&name, &body).await });
+        done
+    });
+    Backend {
+        metrics: Arc::new(move || of_metrics.metrics.render(Some(&of_metrics.engine.counters()))),
+        state: Arc::new(move || of_state.state()),
+        control: Some(control),
+    }
+}
+
+impl About {
+    /// What `/state` shows; amounts in stroops, bytes of cells of 514.
+    fn state(&self) -> Value {
+        let counters = self.engine.counters();
+        let class = |class: usize| {
+            counters.cells[class]
+                .iter()
+                .sum::<u64>()
+                .saturating_mul(CELL_LEN as u64)
+        };
+        let (paid, unpaid) = (class(0), class(1));
+        let payments = self.payments.as_ref().map(Payments::state);
+        let sums = payments.as_ref().map(|state| state.sums).unwrap_or_default();
+        let m = |metric, labels: &[&str]| self.metrics.get(metric, labels);
+        let refusals: u64 = crate::metrics::REFUSALS
+            .iter()
+            .map(|code| m(Metric::Refusals, &[code]))
+            .sum();
+        let ledger = payments.as_ref().and_then(|state| state.ledger);
+        let snapshot = self.net.snapshot();
+        json!({
+            "nickname": self.nickname,
+            "fingerprint": self.fingerprint,
+            "relays_known": snapshot.relays().len(),
+            "class_bytes": { "paid": paid, "unpaid": unpaid },
+            "circuits_now": { "paid": counters.circuits[0], "unpaid": counters.circuits[1] },
+            "links_now": counters.links,
+            "totals": {
+                "metered_bytes_paid": paid,
+                "metered_bytes_unpaid": unpaid,
+                "claimed_stroops": sums.claimed,
+                "earned_stroops": sums.earned,
+                "forwarded_stroops": sums.forwarded,
+                "signed_stroops": sums.signed,
+                "returned_stroops": sums.returned,
+                "settled_in_stroops": sums.settled_in,
+                "settled_out_stroops": sums.settled_out,
+                "initial_credit_bytes": m(Metric::InitialCredit, &[]),
+                "payments": m(Metric::Payments, &["client"]) + m(Metric::Payments, &["relay"]),
+                "refusals": refusals,
+                "link_payment_bytes_sent": m(Metric::LinkMessageBytes, &[]),
+                "payment_cells": counters.payment_cells.iter().sum::<u64>(),
+            },
+            "circuits": payments.as_ref().map(|state| &state.circuits),
+            "escrows": payments.as_ref().map(|state| &state.escrows),
+            "accounts": payments.as_ref().map(|state| &state.accounts),
+            "books": payments.as_ref().map(|state| {
+                let books = state.books.iter();
+                // Balances are far from the limits of 64 bits; a JSON number has no more.
+                books.map(|(name, balance)| (name.clone(), json!(i64::try_from(*balance).unwrap_or(i64::MAX))))
+                    .collect::<serde_json::Map<_, _>>()
+            }),
+            "payments_stopped": payments.as_ref().map(|state| state.stopped),
+            "ledger": ledger.map(|(sequence, close_time)| json!({ "sequence": sequence, "close_time": close_time })),
+        })
+    }
+
+    /// | command | body | does |
+    /// |---|---|---|
+    /// | `rate` | `{"bytes_per_second": n or null}` | sets the rate that all links share |
+    /// | `unpaid` | `{"mode": "leftover" or "capped", "cap": n}` | sets what circuits without credit get, bytes a second |
+    /// | `close-escrows` | | flushes all escrows that pay us, asks the payees of ours to flush |
+    /// | `step` | | looks at the ledger now |
+    /// | `audit` | | checks the books against the facts |
+    async fn control(&self, name: &str, body: &Value) -> Result<Value, ControlError> {
+        let payments = self
+            .payments
+            .as_ref()
+            .ok_or(ControlError::NotNow("this relay is configured without payments"));
+        match name {
+            "rate" => {
+                let rate = match &body["bytes_per_second"] {
+                    Value::Null if body.get("bytes_per_second").is_some() => None,
+                    Value::Number(n) => Some(n.as_u64().filter(|n| *n >= 16_384).ok_or(BAD_RATE)?),
+                    _ => return Err(BAD_RATE),
+                };
+                self.engine.set_rate(rate);
+                Ok(json!({ "bytes_per_second": rate }))
+            }
+            "unpaid" => {
+                let share = match (body["mode"].as_str(), body["cap"].as_u64()) {
+                    (Some("leftover"), _) => UnpaidShare::Leftover,
+                    (Some("capped"), Some(cap)) if cap >= 16_384 => UnpaidShare::Capped(cap),
+                    _ => return Err(BAD_UNPAID),
+                };
+                self.engine.set_unpaid(share);
+                Ok(json!({ "mode": body["mode"], "cap": body["cap"] }))
+            }
+            "close-escrows" => {
+                payments?.close_all().await;
+                Ok(json!({ "closing": true }))
+            }
+            "step" => {
+                payments?.step().await;
+                Ok(json!({ "stepped": true }))
+            }
+            "audit" => {
+                let verdict = payments?.audit().await;
+                Ok(json!({ "ok": verdict.is_ok(), "error": verdict.err().map(|error| error.to_string()) }))
+            }
+            _ => Err(ControlError::Unknown),
+        }
+    }
+}
+
+const BAD_RATE: ControlError = ControlError::Body("`bytes_per_second` is a number of at least 16384, or null");
+const BAD_UNPAID: ControlError =
+    ControlError::Body("`mode` is \"leftover\", or \"capped\" with a `cap` of at least 16384");
