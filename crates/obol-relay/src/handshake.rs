@@ -254,5 +254,3 @@ async fn run(
     })
 }
 
-#[cfg(test)]
-mod tests;

@@ -48,6 +48,8 @@ pub mod command {
     pub const END: u8 = 3;
     pub const CONNECTED: u8 = 4;
     pub const BEGIN_DIR: u8 = 13;
+    pub const EXTEND2: u8 = 14;
+    pub const EXTENDED2: u8 = 15;
 }
 
 /// A link as whole cells.
@@ -169,7 +171,11 @@ pub async fn serve(link: Established, keys: &Keys, answer: &[u8], saw: tokio::sy
         };
         let (forward, backward) = made.relay_layers();
         circuits.insert(circuit, Hop { forward, backward });
-        let created = if how == Saw::Fast { command::CREATED_FAST } else { command::CREATED2 };
+        let created = if how == Saw::Fast {
+            command::CREATED_FAST
+        } else {
+            command::CREATED2
+        };
         cells.send(circuit, created, &reply).await;
         let _ = saw.send(how);
     }

@@ -60,7 +60,9 @@ async fn bytes_arrive_as_they_were_sent_whatever_their_number() {
     let (a, b) = link(false).await;
     assert!(a.leftover.is_empty() && b.leftover.is_empty());
     // Some megabytes, so that read-ahead grows to its most, with pauses in which it shrinks again.
-    let data: Vec<u8> = (0..4_000_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let data: Vec<u8> = (0..4_000_000_u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
     let (mut writer, mut reader) = (a.writer, b.reader);
     let sender = async {
         for part in [&data[..3_000_000], &data[3_000_000..3_000_100], &data[3_000_100..]] {
@@ -103,7 +105,9 @@ async fn a_peer_that_says_nothing_is_not_waited_for_for_ever() {
     let mut local = local();
     local.timeout = Duration::from_millis(50);
     let _silent = TcpStream::connect(address).await.unwrap();
-    let failed = handshake::accept(listener.accept().await.unwrap().0, &keys(1), &local).await.unwrap_err();
+    let failed = handshake::accept(listener.accept().await.unwrap().0, &keys(1), &local)
+        .await
+        .unwrap_err();
     assert!(matches!(failed, LinkFailed::TimedOut));
 }
 
@@ -113,9 +117,13 @@ async fn what_is_not_tls_and_who_is_not_there_are_told_apart() {
     let address = listener.local_addr().unwrap();
     let mut stranger = TcpStream::connect(address).await.unwrap();
     stranger.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
-    let failed = handshake::accept(listener.accept().await.unwrap().0, &keys(1), &local()).await.unwrap_err();
+    let failed = handshake::accept(listener.accept().await.unwrap().0, &keys(1), &local())
+        .await
+        .unwrap_err();
     assert!(matches!(failed, LinkFailed::Connection(_)));
     drop(listener);
-    let failed = handshake::connect(address, expected(1), &keys(0), &local()).await.unwrap_err();
+    let failed = handshake::connect(address, expected(1), &keys(0), &local())
+        .await
+        .unwrap_err();
     assert!(matches!(failed, LinkFailed::Unreachable(_)));
 }
