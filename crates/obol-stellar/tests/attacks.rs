@@ -1,5 +1,7 @@
 //! The attacks of the design reviews [C1 a-c, H11, M5] and of settlement.md's table, against the embedded ledger.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::sync::Arc;

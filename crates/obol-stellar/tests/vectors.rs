@@ -1,5 +1,7 @@
 //! Every transaction of an escrow, byte for byte as the official Python SDK builds it (`vectors/generate.py`).
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use base64::Engine as _;
 use obol_cell::{AccountId, EscrowId, EscrowTerms, PeerId, Signature, Stroops};
 use obol_stellar::asset::asset;

@@ -44,13 +44,26 @@ impl Base {
         };
         let host = uri.host()?;
         let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-        if bare.is_empty() || uri.query().is_some() || uri.authority()?.as_str().contains('@') {
+        let authority = uri.authority()?.as_str();
+        // What follows the host is a port, or the authority has a part that we do not take.
+        let port = match authority.strip_prefix(host)?.strip_prefix(':') {
+            None if authority == host => {
+                if tls {
+                    443
+                } else {
+                    80
+                }
+            }
+            None => return None,
+            Some(port) => port.parse().ok()?,
+        };
+        if bare.is_empty() || uri.query().is_some() {
             return None;
         }
         Some(Base {
             tls,
             host: bare.to_owned(),
-            port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }),
+            port,
             prefix: uri.path().trim_end_matches('/').to_owned(),
         })
     }

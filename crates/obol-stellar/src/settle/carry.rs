@@ -250,11 +250,7 @@ impl Settler {
         for submission in self.pending_for(purpose).await? {
             let mut fate = self.fate(&submission).await?;
             if let Fate::Alive { .. } = fate {
-                if let Ok(tx) = SignedTx::from_bytes(self.network.id(), &submission.envelope) {
-                    // Whatever comes back, only a look at the ledger counts.
-                    let _ = self.rail.submit(&tx).await;
-                    fate = self.fate(&submission).await?;
-                }
+                fate = self.once_more(&submission).await?;
             }
             match fate {
                 Fate::Applied(record) => return Ok(Some(record)),
@@ -287,10 +283,7 @@ impl Settler {
         for submission in self.outbox.pending().await? {
             let mut fate = self.fate(&submission).await?;
             if let Fate::Alive { .. } = fate {
-                if let Ok(tx) = SignedTx::from_bytes(self.network.id(), &submission.envelope) {
-                    let _ = self.rail.submit(&tx).await;
-                    fate = self.fate(&submission).await?;
-                }
+                fate = self.once_more(&submission).await?;
             }
             match fate {
                 Fate::Applied(_) => resumed.applied += 1,
@@ -300,6 +293,15 @@ impl Settler {
             }
         }
         Ok(resumed)
+    }
+
+    /// Submits what is alive again, and looks again: whatever comes back, only the look counts.
+    async fn once_more(&self, submission: &Submission) -> Result<Fate, CarryError> {
+        let tx = SignedTx::from_bytes(self.network.id(), &submission.envelope)?;
+        if let Err(error) = self.rail.submit(&tx).await {
+            tracing::debug!(hash = %tx.hash(), %error, "a pending transaction was submitted again");
+        }
+        self.fate(submission).await
     }
 
     async fn record(&self, purpose: Purpose, draft: &Draft) -> Result<Submission, CarryError> {

@@ -130,14 +130,14 @@ impl Settler {
 
     /// The escrow has ended, or our transaction failed in a ledger: was it our claim, and did it pay?
     async fn how_it_ended(&self, order: &FlushOrder<'_>, claim: &SignedTx) -> Result<Flushed, FlushError> {
-        if let Some(record) = self.rail.transaction(claim.hash()).await? {
-            if record.successful {
-                return Ok(Flushed::Settled {
-                    amount: order.cumulative,
-                    ledger: record.ledger,
-                    fee_charged: record.fee_charged,
-                });
-            }
+        if let Some(record) = self.rail.transaction(claim.hash()).await?
+            && record.successful
+        {
+            return Ok(Flushed::Settled {
+                amount: order.cumulative,
+                ledger: record.ledger,
+                fee_charged: record.fee_charged,
+            });
         }
         let e = self.rail.account(order.escrow.account()).await?;
         match crate::check::status(order.escrow, e.as_ref()) {

@@ -86,7 +86,7 @@ impl Settler {
             limit: Stroops::MAX,
         };
         self.transact(
-            reference(b"trust", &account.account(), &asset),
+            reference(b"trust", &account.account(), &asset, state.sequence),
             account,
             &[],
             &[(None, trust)],
@@ -174,8 +174,13 @@ impl Settler {
             ]);
         }
         let others: Vec<&Keypair> = accounts.iter().map(|one| one.key).collect();
+        let sequence = self
+            .rail
+            .account(wallet.account())
+            .await?
+            .map_or(0, |state| state.sequence);
         self.transact(
-            reference(b"one-time", &first.key.account(), &asset),
+            reference(b"one-time", &first.key.account(), &asset, sequence),
             wallet,
             &others,
             &operations,
@@ -230,7 +235,7 @@ impl Settler {
             return Ok(());
         }
         self.transact(
-            reference(b"asset", &holder.account(), &asset),
+            reference(b"asset", &holder.account(), &asset, 0),
             issuer,
             &[holder],
             &operations,
@@ -240,14 +245,16 @@ impl Settler {
     }
 }
 
-/// The reference of something that is done once for an account and an asset.
-fn reference(what: &[u8], account: &AccountId, asset: &Asset) -> [u8; 32] {
+/// The reference of something that is done for an account and an asset: once, or, where the ledger shows whether it has
+/// to be done again, once for a sequence number.
+fn reference(what: &[u8], account: &AccountId, asset: &Asset, sequence: i64) -> [u8; 32] {
     use sha2::Digest as _;
     sha2::Sha256::new()
         .chain_update([what.len() as u8])
         .chain_update(what)
         .chain_update(account.0)
         .chain_update(asset.to_bytes())
+        .chain_update(sequence.to_be_bytes())
         .finalize()
         .into()
 }
