@@ -86,6 +86,7 @@ impl Sim {
                 assert!(i128::from(earned.get()) >= cost, "relay {i} sold below its price");
             }
             NodeFact::Returned { escrow, amount, .. } => {
+                d.returned += i128::from(amount.get());
                 *d.allocated.entry(escrow).or_default() -= i128::from(amount.get());
                 assert!(
                     d.allocated[&escrow] >= 0,
@@ -238,7 +239,7 @@ impl Sim {
             let claims = sum(r.durable.claims.values().map(|(_, c, _)| c));
             let allocated: i128 = r.durable.allocated.values().sum();
             assert!(allocated <= claims);
-            assert!(r.durable.earned <= claims, "relay {i} earned more than it was paid");
+            assert!(r.durable.earned - r.durable.returned <= claims, "relay {i} earned more than it was paid");
             if let Some(node) = &r.node {
                 let totals = node.totals();
                 assert!(

@@ -117,6 +117,7 @@ pub(crate) struct Durable {
     pub(crate) credit: BTreeMap<CircuitId, u64>,
     pub(crate) spent: BTreeMap<CircuitId, Vec<u16>>,
     pub(crate) earned: i128,
+    pub(crate) returned: i128,
     pub(crate) arrived: BTreeMap<CircuitId, i128>,
     pub(crate) spent_sum: BTreeMap<CircuitId, i128>,
     pub(crate) flushing: BTreeMap<EscrowId, u32>,
