@@ -140,12 +140,9 @@ pub enum VoteError {
 /// Reads an upload, a server descriptor and perhaps an extra-info document after it, and checks it.
 pub(super) fn check_descriptor(body: &[u8], now: SystemTime) -> Result<Known, Refusal> {
     let text = std::str::from_utf8(body).map_err(|_| Refusal::Malformed("not UTF-8".to_owned()))?;
-    let text = text.find("\nextra-info ").map_or(text, |at| &text[..=at]);
-    if !text.starts_with("router ") || !text.contains("\nproto ") {
-        return Err(Refusal::Nothing);
-    }
-    let unverified: RouterDescUnverified = parse_netdoc(&ParseInput::new(text, "<upload>"))
-        .map_err(|error| Refusal::Malformed(error.to_string().replace(['\n', '\r'], " ")))?;
+    let text = whole_descriptor(text).ok_or(Refusal::Nothing)?;
+    let unverified: RouterDescUnverified =
+        parse_netdoc(&ParseInput::new(text, "<upload>")).map_err(|error| Refusal::Malformed(explain(&error)))?;
     let verified = unverified.verify().map_err(|_| Refusal::Signature)?;
     let (_, expires) = verified.bounds_start_end();
     // The lower bound is the publication time, for which authorities have a rule of their own.
@@ -184,6 +181,23 @@ pub(super) fn check_descriptor(body: &[u8], now: SystemTime) -> Result<Known, Re
     known.micro = microdescriptor(&known, tap, ntor, ipv6_policy, line_of(text, "family"))
         .map_err(|_| Refusal::Malformed("it makes no microdescriptor".to_owned()))?;
     Ok(known)
+}
+
+/// The text from the `router` item to the end of its last signature, without what C Tor sends after it: an empty line, an
+/// extra-info document. Without a `proto` line authorities see no descriptor at all.
+fn whole_descriptor(text: &str) -> Option<&str> {
+    const END: &str = "\n-----END SIGNATURE-----\n";
+    let signature = text.find("\nrouter-signature\n")?;
+    let end = signature + text[signature..].find(END)? + END.len();
+    let descriptor = &text[..end];
+    (descriptor.starts_with("router ") && descriptor.contains("\nproto ")).then_some(descriptor)
+}
+
+/// An error with what caused it, in one line that fits a status line.
+fn explain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let all: Vec<String> = causes.map(ToString::to_string).collect();
+    all.join(": ").replace(['\n', '\r'], " ")
 }
 
 /// The arguments of the first line with this keyword.
@@ -445,5 +459,57 @@ impl Ballot<'_> {
             .arg(&hex::encode_upper(self.keys.signing_id()))
             .object_bytes("SIGNATURE", signature);
         doc.finish().map_err(|e| encode(e.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_ends_with_its_signature() {
+        let descriptor =
+            "router a\nproto Link=4\nrouter-signature\n-----BEGIN SIGNATURE-----\nx\n-----END SIGNATURE-----\n";
+        let upload = format!("{descriptor}\nextra-info a\nrouter-signature\n");
+        assert_eq!(whole_descriptor(&upload), Some(descriptor));
+        assert_eq!(whole_descriptor("router a\n"), None);
+        assert_eq!(whole_descriptor(&upload.replace("proto", "x-proto")), None);
+    }
+
+    #[test]
+    fn what_is_no_descriptor_is_refused_with_a_reason_of_one_line() {
+        let now = SystemTime::now();
+        assert!(matches!(check_descriptor(b"", now), Err(Refusal::Nothing)));
+        assert!(matches!(
+            check_descriptor(&[0xff, 0xfe], now),
+            Err(Refusal::Malformed(_))
+        ));
+        let broken = "router a\nproto x\nrouter-signature\n-----BEGIN SIGNATURE-----\nx\n-----END SIGNATURE-----\n";
+        let refusal = check_descriptor(broken.as_bytes(), now).unwrap_err().to_string();
+        assert!(
+            refusal.starts_with("Malformed descriptor: ") && !refusal.contains('\n'),
+            "{refusal}"
+        );
+    }
+
+    #[test]
+    fn lines_and_objects_are_found() {
+        let text =
+            "router a\nonion-key\n-----BEGIN RSA PUBLIC KEY-----\nAA\n-----END RSA PUBLIC KEY-----\nbandwidth 5 6 4\n";
+        assert_eq!(
+            object_of(text, "onion-key"),
+            Some("-----BEGIN RSA PUBLIC KEY-----\nAA\n-----END RSA PUBLIC KEY-----\n")
+        );
+        assert_eq!(object_of(text, "signing-key"), None);
+        assert_eq!(line_of(text, "bandwidth").map(bandwidth_of), Some(4));
+        assert_eq!(bandwidth_of("x"), 0);
+        assert_eq!(version_of("Tor 0.4.9.11 on Linux"), "Tor 0.4.9.11");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_upload_makes_it_panic(body in proptest::collection::vec(proptest::num::u8::ANY, 0..500)) {
+            let _ = check_descriptor(&body, SystemTime::now());
+        }
     }
 }

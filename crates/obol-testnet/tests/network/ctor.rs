@@ -9,7 +9,12 @@ use std::sync::{Arc, Mutex};
 /// Whether `program` of Debian's package `tor` is here. Where it is not, a test has nothing to test against; the gate has it,
 /// and fails without it.
 pub fn available(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    let found = Command::new(program)
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok();
     let gate = std::env::var("CI").is_ok_and(|value| value == "true");
     assert!(found || !gate, "{program} is missing: install the package tor");
     if !found {
@@ -80,7 +85,11 @@ impl Tor {
         while !self.log().contains(words) {
             let ended = self.child.try_wait().unwrap();
             let late = tokio::time::Instant::now() > deadline;
-            assert!(ended.is_none() && !late, "tor never said {words:?} (ended: {ended:?}):\n{}", self.log());
+            assert!(
+                ended.is_none() && !late,
+                "tor never said {words:?} (ended: {ended:?}):\n{}",
+                self.log()
+            );
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     }
@@ -111,7 +120,15 @@ impl CTorAuthority {
         let address = SocketAddr::from(([127, 0, 0, 1], dir_port));
         let certificate = keys.join("authority_certificate");
         let mut gencert = Command::new("tor-gencert")
-            .args(["--create-identity-key", "-m", "12", "-a", &address.to_string(), "--passphrase-fd", "0"])
+            .args([
+                "--create-identity-key",
+                "-m",
+                "12",
+                "-a",
+                &address.to_string(),
+                "--passphrase-fd",
+                "0",
+            ])
             .arg("-i")
             .arg(keys.join("authority_identity_key"))
             .arg("-s")
@@ -126,7 +143,11 @@ impl CTorAuthority {
         std::io::Write::write_all(&mut gencert.stdin.take().unwrap(), b"a passphrase\n").unwrap();
         assert!(gencert.wait().unwrap().success(), "tor-gencert failed");
         let certificate = std::fs::read_to_string(certificate).unwrap();
-        let v3 = certificate.lines().find_map(|line| line.strip_prefix("fingerprint ")).unwrap().to_owned();
+        let v3 = certificate
+            .lines()
+            .find_map(|line| line.strip_prefix("fingerprint "))
+            .unwrap()
+            .to_owned();
         let base = format!(
             "{}Nickname cauthority\nAddress 127.0.0.1\nORPort 127.0.0.1:{or_port}\nDirPort 127.0.0.1:{dir_port}\n\
              SocksPort 0\nContactInfo none\nExitPolicy reject *:*\nAssumeReachable 1\nAuthoritativeDirectory 1\n\
@@ -136,10 +157,13 @@ impl CTorAuthority {
              ConsensusParams cc_alg=0\n",
             common(&data, "")
         );
-        let fingerprint = list_fingerprint(&data, &format!(
-            "{base}DirAuthority cauthority orport={or_port} no-v2 v3ident={v3} {address} {}\n",
-            "0".repeat(40)
-        ));
+        let fingerprint = list_fingerprint(
+            &data,
+            &format!(
+                "{base}DirAuthority cauthority orport={or_port} no-v2 v3ident={v3} {address} {}\n",
+                "0".repeat(40)
+            ),
+        );
         let line = format!("DirAuthority cauthority orport={or_port} no-v2 v3ident={v3} {address} {fingerprint}\n");
         CTorAuthority {
             tor: Tor::start(&data, &format!("{base}{line}")),
@@ -164,8 +188,11 @@ fn list_fingerprint(data: &Path, torrc: &str) -> String {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let (_, fingerprint) = text.lines().last().unwrap_or_default().split_once(' ').unwrap_or_else(|| {
-        panic!("no fingerprint: {text} {}", String::from_utf8_lossy(&output.stderr))
-    });
+    let (_, fingerprint) = text
+        .lines()
+        .last()
+        .unwrap_or_default()
+        .split_once(' ')
+        .unwrap_or_else(|| panic!("no fingerprint: {text} {}", String::from_utf8_lossy(&output.stderr)));
     fingerprint.replace(' ', "")
 }

@@ -8,6 +8,8 @@ use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use arti_client::TorClient;
+use arti_client::config::TorClientConfigBuilder;
 use obol_onion::engine::EngineConfig;
 use obol_relay::descriptor::{self, Description};
 use obol_relay::directory::{self, Directory};
@@ -17,6 +19,7 @@ use obol_relay::streams::ExitConfig;
 use obol_testnet::authority::{Authority, AuthorityConfig, Role};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tor_netdoc::types::policy::{AddrPolicy, RuleKind};
+use tor_rtcompat::PreferredRuntime;
 
 /// Far more than anything here takes: a hang becomes a failure.
 pub const PATIENCE: Duration = Duration::from_secs(180);
@@ -122,20 +125,64 @@ impl Node {
 impl Network {
     /// A guard, a middle and an exit, and beyond three more of each in turn; every relay has the consensus.
     pub async fn start(relays: usize) -> Network {
+        let roles = [Role::Guard, Role::Middle, Role::Exit];
+        let roles: Vec<Role> = roles.iter().cycle().take(relays).copied().collect();
+        Network::with(&roles).await
+    }
+
+    /// Relays with just these roles, called `relay0` and so on.
+    pub async fn with(roles: &[Role]) -> Network {
         let authority = Authority::start(AuthorityConfig::default()).await.unwrap();
         let mut nodes = Vec::new();
-        for n in 0..relays {
-            let role = [Role::Guard, Role::Middle, Role::Exit][n % 3];
+        for (n, role) in roles.iter().enumerate() {
             let nickname = format!("relay{n}");
-            authority.assign(&nickname, role);
-            nodes.push(Node::start(&nickname, role == Role::Exit, &authority).await);
+            authority.assign(&nickname, *role);
+            nodes.push(Node::start(&nickname, *role == Role::Exit, &authority).await);
         }
-        authority.publish_now().await.unwrap();
-        for node in &nodes {
+        let network = Network { authority, nodes };
+        network.publish().await;
+        network
+    }
+
+    /// A new consensus, which all our relays have.
+    pub async fn publish(&self) {
+        self.authority.publish_now().await.unwrap();
+        for node in &self.nodes {
             node.directory.refresh().await.unwrap();
         }
-        Network { authority, nodes }
     }
+
+    /// A stock Arti client of the network that has bootstrapped, and the directory with its files.
+    pub async fn arti(&self) -> (Arc<TorClient<PreferredRuntime>>, tempfile::TempDir) {
+        let files = tempfile::tempdir().unwrap();
+        let text = self
+            .authority
+            .arti_network()
+            .toml_with_storage(&files.path().join("state"), &files.path().join("cache"));
+        let builder: TorClientConfigBuilder = toml::from_str(&text).unwrap();
+        let config = builder.build().unwrap();
+        let builder = TorClient::with_runtime(PreferredRuntime::current().unwrap()).config(config);
+        let starting = tokio::time::timeout(PATIENCE, builder.create_bootstrapped());
+        (starting.await.expect("bootstrapping takes too long").unwrap(), files)
+    }
+}
+
+/// A page fetched through an Arti client.
+pub async fn fetch(client: &TorClient<PreferredRuntime>, address: SocketAddr) -> Vec<u8> {
+    let fetching = async {
+        let mut stream = client
+            .connect((address.ip().to_string(), address.port()))
+            .await
+            .unwrap();
+        stream.write_all(REQUEST).await.unwrap();
+        stream.flush().await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        answer
+    };
+    tokio::time::timeout(PATIENCE, fetching)
+        .await
+        .expect("the page takes too long")
 }
 
 /// A web server that answers every request with this page.
