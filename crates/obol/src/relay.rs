@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use clap::Args;
 use obol_relay::config::Config;
-use tokio::io::AsyncReadExt;
 
 #[derive(Debug, Args)]
 pub(crate) struct RelayArgs {
@@ -21,25 +20,26 @@ pub(crate) async fn run(args: RelayArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
     let relay = obol_relay::run::run(config).await?;
     for address in relay.addresses() {
-        println!("relay          {} at {address}", hex::encode_upper(relay.fingerprint()));
+        println!("relay          {} at {address}", hex::encode_upper(relay.rsa()));
     }
     if let Some(gateway) = relay.gateway_address() {
         println!("gateway        http://{gateway}/metrics");
     }
-    if args.end_with_input {
-        tokio::select! {
-            () = crate::asked_to_end() => {}
-            () = end_of_input() => {}
-        }
-    } else {
-        crate::asked_to_end().await;
-    }
+    let failed = tokio::select! {
+        () = crate::asked_to_end() => None,
+        () = end_of_input(), if args.end_with_input => None,
+        error = relay.failed() => Some(error),
+    };
     relay.shutdown().await;
-    Ok(ExitCode::SUCCESS)
+    // A relay whose journal fails serves nobody: what it would be owed could not be kept.
+    failed.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
 }
 
+/// On a thread of its own: it is left behind when the relay ends for another reason.
 async fn end_of_input() {
-    let mut input = tokio::io::stdin();
-    let mut buffer = [0; 64];
-    while let Ok(1..) = input.read(&mut buffer).await {}
+    let ended = tokio::task::spawn_blocking(|| {
+        let mut buffer = [0; 64];
+        while let Ok(1..) = std::io::Read::read(&mut std::io::stdin(), &mut buffer) {}
+    });
+    let _ = ended.await;
 }

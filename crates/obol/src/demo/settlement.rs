@@ -74,36 +74,39 @@ pub(crate) async fn run(stage: &Stage, show: &Show, report: &mut Report) -> anyh
     let network = &stage.network;
     let wait = show.wait("the guard flushes the client's escrow");
     stage.payer.set_pay(obol_client::Pay::Never);
-    let payer = stage.payer.clone();
-    let closing = tokio::spawn(async move { payer.close_escrows(PATIENCE).await });
-    wait_until(network, "the guard's flush", |states| {
-        let of_clients = |s: &RelayState| {
-            incoming(s)
-                .filter(|e| e.k > 0 && is_client(e, states))
-                .all(|e| e.settled_stroops.is_some())
-        };
-        states.iter().all(|(_, s)| of_clients(s))
-    })
-    .await?;
-    wait.set_message("relays flush each other's escrows");
-    for relay in &network.relays {
-        relay.control.tell("close-escrows", json!({})).await?;
-    }
-    let settled = wait_until(network, "the relays' flushes", |states| {
-        states.iter().all(|(_, s)| {
-            s.escrows
-                .iter()
-                .filter(|e| e.k > 0)
-                .all(|e| e.settled_stroops.is_some())
+    let settling = async {
+        wait_until(network, "the guard's flush", |states| {
+            let of_clients = |s: &RelayState| {
+                incoming(s)
+                    .filter(|e| e.k > 0 && is_client(e, states))
+                    .all(|e| e.settled_stroops.is_some())
+            };
+            states.iter().all(|(_, s)| of_clients(s))
         })
-    })
-    .await?;
-    wait.set_message("payers sweep and merge");
-    network
-        .ledger
-        .advance(5, LEDGERS_TO_MERGE)
-        .context("winding the ledger on")?;
-    closing.await.context("closing the client's escrows")??;
+        .await?;
+        wait.set_message("relays flush each other's escrows");
+        for relay in &network.relays {
+            relay.control.tell("close-escrows", json!({})).await?;
+        }
+        let settled = wait_until(network, "the relays' flushes", |states| {
+            states.iter().all(|(_, s)| {
+                s.escrows
+                    .iter()
+                    .filter(|e| e.k > 0)
+                    .all(|e| e.settled_stroops.is_some())
+            })
+        })
+        .await?;
+        wait.set_message("payers sweep and merge");
+        network
+            .ledger
+            .advance(5, LEDGERS_TO_MERGE)
+            .context("winding the ledger on")?;
+        anyhow::Ok(settled)
+    };
+    let (closed, settled) = tokio::join!(stage.payer.close_escrows(PATIENCE), settling);
+    let settled = settled?;
+    closed?;
     wait.finish_and_clear();
 
     let mut exact = true;
