@@ -180,8 +180,7 @@ impl HttpClient {
             .method(method)
             .uri(format!("{}{path}", self.base.prefix))
             .header(header::HOST, self.base.authority())
-            .header(header::ACCEPT, "application/json")
-            .header(header::USER_AGENT, "obol");
+            .header(header::ACCEPT, "application/json");
         if form.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
         }

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod faulty;
+
 use std::sync::Arc;
 use std::time::Duration;
 
