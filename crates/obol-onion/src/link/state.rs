@@ -17,6 +17,7 @@ const CLOCK_LIMIT: u64 = 180;
 
 /// What came of some bytes. `send` goes to the peer in any case.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "taken apart where it is returned")]
 pub enum Step {
     /// Not done: give it more bytes.
     More {
@@ -81,6 +82,10 @@ enum Calling {
 
 /// A responder's progress.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one per handshake, and relays are half of those"
+)]
 enum Called {
     NoCerts,
     /// The peer says who it is; `PublicKey` will have to prove it.

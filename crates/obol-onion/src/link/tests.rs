@@ -1,6 +1,8 @@
 use super::cell::command;
 use super::*;
 use proptest::prelude::*;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use sha2::{Digest as _, Sha256};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
@@ -30,7 +32,7 @@ struct Relay {
 impl Relay {
     fn new(seed: u8) -> Self {
         Self {
-            rsa: rsa::KeyPair::generate(&mut rand::rng()).unwrap(),
+            rsa: rsa::KeyPair::generate(&mut StdRng::seed_from_u64(seed.into())).unwrap(),
             identity: Keypair::from_bytes(&[seed; 32]),
             signing: Keypair::from_bytes(&[seed + 1; 32]),
             link: Keypair::from_bytes(&[seed + 2; 32]),
@@ -55,8 +57,13 @@ impl Relay {
         let tls = CertifiedKey::X509Sha256Digest(Sha256::digest(&self.tls).into());
         let end = NOW + DAY;
         Certificates {
-            rsa_x509: tor_cert_x509::create_legacy_rsa_id_cert(&mut rand::rng(), time(NOW), "www.a.net", &self.rsa)
-                .unwrap(),
+            rsa_x509: tor_cert_x509::create_legacy_rsa_id_cert(
+                &mut StdRng::seed_from_u64(1),
+                time(NOW),
+                "www.a.net",
+                &self.rsa,
+            )
+            .unwrap(),
             signing: self.certify(CertType::IDENTITY_V_SIGNING, &self.identity, signing, end),
             tls: self.certify(CertType::SIGNING_V_TLS_CERT, &self.signing, tls, end),
             link_auth: self.certify(CertType::SIGNING_V_LINK_AUTH, &self.signing, link, end),
@@ -124,6 +131,7 @@ fn called() -> Handshake {
 }
 
 /// One end of a conversation.
+#[expect(clippy::large_enum_variant, reason = "two per test")]
 enum End {
     Open(Handshake),
     Done(Box<Established>),
@@ -693,6 +701,24 @@ proptest! {
             let at = cut.index(cell.len());
             end.hear(&cell[..at]);
             end.hear(&cell[at..]);
+        }
+    }
+
+    #[test]
+    fn noise_in_any_cell_is_read_or_refused(noise in prop::collection::vec(any::<u8>(), 0..600)) {
+        if let Ok(netinfo) = netinfo::Netinfo::decode(&noise) {
+            // What was understood of it survives being said again, up to the number of addresses that we ever say.
+            if netinfo.own.len() <= 16 {
+                prop_assert_eq!(netinfo::Netinfo::decode(&netinfo.encode()), Ok(netinfo));
+            }
+        }
+        let _ = auth::challenge_has_our_method(&noise);
+        let _ = cell::best_version(&noise);
+        let _ = PaddingNegotiate::decode(&noise);
+        for id_len in [2, 4] {
+            if let Some(cell) = cell::parse(&noise, id_len) {
+                prop_assert!(noise.starts_with(cell.wire));
+            }
         }
     }
 }

@@ -114,8 +114,7 @@ pub(super) fn identity_key(certificate: &[u8], now: u64) -> Option<PublicKey> {
     let mut rest = certificate;
     let mut parts = expect(&mut rest, SEQUENCE).filter(|_| rest.is_empty())?.value;
     let signed = expect(&mut parts, SEQUENCE)?;
-    let mut algorithm = expect(&mut parts, SEQUENCE)?.value;
-    let algorithm = expect(&mut algorithm, OBJECT)?.value;
+    let outer = expect(&mut parts, SEQUENCE)?.whole;
     // The first byte of a bit string counts the bits that are missing from its last one.
     let (0, signature) = expect(&mut parts, BIT_STRING)?.value.split_first()? else {
         return None;
@@ -124,7 +123,9 @@ pub(super) fn identity_key(certificate: &[u8], now: u64) -> Option<PublicKey> {
     let mut fields = signed.value;
     expect(&mut fields, VERSION)?;
     expect(&mut fields, INTEGER)?;
-    let _algorithm = expect(&mut fields, SEQUENCE)?;
+    // What is outside of the signature must be what is inside of it (RFC 5280, 4.1.1.2).
+    let inner = expect(&mut fields, SEQUENCE).filter(|inner| inner.whole == outer)?;
+    let algorithm = expect(&mut { inner.value }, OBJECT)?.value;
     let _issuer = expect(&mut fields, SEQUENCE)?;
     let mut validity = expect(&mut fields, SEQUENCE)?.value;
     let not_before = seconds(&next(&mut validity)?)?;

@@ -80,7 +80,8 @@ fn certificates_that_prove_nothing_are_refused() {
 #[test]
 fn the_identitys_x509_certificate_is_held_to_its_dates_with_c_tors_slack() {
     let made = |at: u64| {
-        tor_cert_x509::create_legacy_rsa_id_cert(&mut rand::rng(), time(at), "www.a.net", &CALLED.rsa).unwrap()
+        tor_cert_x509::create_legacy_rsa_id_cert(&mut StdRng::seed_from_u64(2), time(at), "www.a.net", &CALLED.rsa)
+            .unwrap()
     };
     // Valid from the day before it was made, for 365 days.
     assert!(x509::identity_key(&made(NOW), NOW).is_some());
@@ -118,3 +119,30 @@ fn missing_and_repeated_certificates_are_refused() {
     end.hear(&[cell::versions(), cell::variable(command::CERTS, &body)].concat());
     assert_eq!(end.error(), LinkError::Certificate(CertFault::Missing(6)));
 }
+
+proptest! {
+    #[test]
+    fn an_x509_certificate_that_was_altered_or_cut_is_refused(
+        at in any::<prop::sample::Index>(), bit in 0..8_u32, cut in any::<bool>(),
+    ) {
+        let mut certificate = GOOD_X509.clone();
+        let at = at.index(certificate.len());
+        if cut {
+            certificate.truncate(at);
+        } else {
+            certificate[at] ^= 1 << bit;
+        }
+        prop_assert!(x509::identity_key(&certificate, NOW).is_none());
+    }
+
+    #[test]
+    fn noise_is_no_certificate(noise in prop::collection::vec(any::<u8>(), 0..600)) {
+        prop_assert!(x509::identity_key(&noise, NOW).is_none());
+        if let Ok(received) = certs::Received::parse(&noise) {
+            prop_assert!(received.chain(NOW).is_err());
+        }
+    }
+}
+
+/// The caller's, as it should be.
+static GOOD_X509: LazyLock<Vec<u8>> = LazyLock::new(|| CALLER.certificates().rsa_x509);
