@@ -74,6 +74,8 @@ pub struct RunningRelay {
     keys: Arc<Keys>,
     tasks: Vec<JoinHandle<()>>,
     running: PathBuf,
+    /// `running.json` is ours.
+    announced: bool,
 }
 
 /// Starts a relay. Needs a tokio runtime; returns when links and payments are accepted. The descriptor is uploaded after
@@ -118,6 +120,7 @@ pub async fn run(config: Config) -> Result<RunningRelay, RunError> {
         keys,
         tasks: Vec::new(),
         running: config.path(Path::new(RUNNING)),
+        announced: false,
     };
     match finish(&mut running, config, events).await {
         Ok(()) => Ok(running),
@@ -240,7 +243,9 @@ impl RunningRelay {
         if let Some(payments) = self.payments.take() {
             payments.stop().await;
         }
-        if let Err(error) = std::fs::remove_file(&self.running)
+        // One that did not start must not hide another that runs on the same files.
+        if self.announced
+            && let Err(error) = std::fs::remove_file(&self.running)
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(%error, "{} cannot be removed", self.running.display());
@@ -248,7 +253,7 @@ impl RunningRelay {
     }
 
     /// Writes `running.json`.
-    fn announce(&self) -> Result<(), RunError> {
+    fn announce(&mut self) -> Result<(), RunError> {
         let about = json!({
             "pid": std::process::id(),
             "or": self.addresses().first().map(ToString::to_string),
@@ -264,7 +269,9 @@ impl RunningRelay {
             source,
         };
         std::fs::write(&draft, format!("{about:#}\n")).map_err(failed)?;
-        std::fs::rename(&draft, &self.running).map_err(failed)
+        std::fs::rename(&draft, &self.running).map_err(failed)?;
+        self.announced = true;
+        Ok(())
     }
 }
 

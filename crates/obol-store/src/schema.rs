@@ -47,6 +47,7 @@ CREATE TABLE submissions (
     fee_charged   INTEGER,
     codes         TEXT
 ) STRICT;
+CREATE INDEX submissions_by_purpose ON submissions (purpose, subject);
 CREATE INDEX submissions_pending ON submissions (number) WHERE outcome IS NULL;
 CREATE TABLE secrets (
     kind  TEXT NOT NULL,

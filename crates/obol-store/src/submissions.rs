@@ -17,7 +17,7 @@ const COLUMNS: &str = "hash, inner_hash, envelope, purpose, subject, source, sou
 impl<F> Journal<F> {
     /// Everything that was ever recorded, oldest first, with what is known to have become of it.
     pub async fn submissions(&self) -> Result<Vec<(Submission, Option<Outcome>)>, StoreError> {
-        self.log.read_async(|db| select(db, "TRUE")).await
+        self.log.read_async(|db| select(db, "TRUE", [])).await
     }
 }
 
@@ -42,10 +42,25 @@ impl<F> Outbox for Journal<F> {
     async fn pending(&self) -> Result<Vec<Submission>, OutboxError> {
         let found = self
             .log
-            .read_async(|db| select(db, "outcome IS NULL"))
+            .read_async(|db| select(db, "outcome IS NULL", []))
             .await
             .map_err(outbox_error)?;
         Ok(found.into_iter().map(|(submission, _)| submission).collect())
+    }
+
+    async fn applied(&self, purpose: Purpose) -> Result<Option<(Submission, Outcome)>, OutboxError> {
+        let find = move |db: &Connection| {
+            let (purpose, subject) = purpose_columns(&purpose);
+            select(
+                db,
+                "purpose = ?1 AND subject = ?2 AND outcome = 'applied'",
+                params![purpose, subject],
+            )
+        };
+        let found = self.log.read_async(find).await.map_err(outbox_error)?;
+        Ok(found
+            .into_iter()
+            .find_map(|(submission, outcome)| Some((submission, outcome?))))
     }
 }
 
@@ -110,11 +125,16 @@ fn update(db: &Connection, hash: TxHash, outcome: &Outcome) -> Result<(), StoreE
     Ok(())
 }
 
-fn select(db: &Connection, condition: &'static str) -> Result<Vec<(Submission, Option<Outcome>)>, StoreError> {
+/// The submissions for which `condition` holds, oldest first.
+fn select(
+    db: &Connection,
+    condition: &'static str,
+    values: impl rusqlite::Params,
+) -> Result<Vec<(Submission, Option<Outcome>)>, StoreError> {
     let mut query = db.prepare(&format!(
         "SELECT {COLUMNS} FROM submissions WHERE {condition} ORDER BY number"
     ))?;
-    let mut rows = query.query([])?;
+    let mut rows = query.query(values)?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         found.push(read_submission(row)?);

@@ -117,5 +117,10 @@ async fn what_a_ledger_showed_is_final_and_dead_can_be_corrected_by_it() {
         .resolve(submission.hash, &Outcome::Dead)
         .await
         .expect_err("it is in a ledger");
-    assert_eq!(journal.submissions().await.expect("read")[0].1, Some(applied));
+    assert_eq!(journal.submissions().await.expect("read")[0].1, Some(applied.clone()));
+    // It is found by what it was for, and nothing else is.
+    let found = journal.applied(submission.purpose).await.expect("read");
+    assert_eq!(found, Some((submission, applied)));
+    let other = Purpose::Sweep(EscrowId([7; 32]));
+    assert_eq!(journal.applied(other).await.expect("read"), None);
 }

@@ -19,7 +19,7 @@ use obol_stellar::key::account_text;
 use obol_stellar::keys::{EscrowPayee, EscrowPayer};
 use obol_store::{Journal, StoreError};
 use obol_toll::fact::{NodeFact, OutFact, Owner};
-use obol_toll::node::{Input, Node, Output, Report};
+use obol_toll::node::{Input, Node, NodeConfig, Output, Report};
 use obol_toll::{AddressKey, CircuitId, LinkId, PayeeKeys, PayerKeys};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -127,6 +127,8 @@ pub(super) struct Driver<E> {
     payee_since: u64,
     next_peers: Instant,
     look_at_all: bool,
+    /// Everything is being closed: no new escrows, in or out, until the next start.
+    closing: bool,
 }
 
 /// What [`Driver::new`] is made of.
@@ -194,6 +196,7 @@ impl<E: Events> Driver<E> {
             payee_since: 0,
             next_peers: Instant::now(),
             look_at_all: false,
+            closing: false,
         }
     }
 
@@ -432,8 +435,12 @@ impl<E: Events> Driver<E> {
     fn told(&mut self, told: Told) {
         match told {
             Told::Input(input) => {
-                if let Input::Offer { peer, .. } = &input {
+                if let Input::Offer { peer, offer } = &input {
                     self.wanted.remove(peer);
+                    if self.closing {
+                        self.work.payer.remove(&offer.escrow);
+                        return self.forget_nonce(offer.escrow);
+                    }
                 }
                 self.input(input);
             }
@@ -486,8 +493,10 @@ impl<E: Events> Driver<E> {
                 self.payee_since = now;
                 self.payee = rand::random_range(0..self.work.payees.len().max(1));
             }
-            let (which, open) = (self.payee, self.view().incoming().count());
-            self.work.spawn(|work| work.check_payee(which, open));
+            if !self.closing {
+                let (which, open) = (self.payee, self.view().incoming().count());
+                self.work.spawn(|work| work.check_payee(which, open));
+            }
         }
     }
 
@@ -570,6 +579,10 @@ impl<E: Events> Driver<E> {
                     escrow: name(escrow),
                     stroops: balance.get(),
                 });
+                // Its opening was under way when everything was closed.
+                if self.closing {
+                    self.input(Input::Close { escrow: *escrow });
+                }
             }
             NodeFact::Out(OutFact::Signed { escrow, k, cumulative }) => {
                 self.tell(Event::Signed {
@@ -613,6 +626,19 @@ impl<E: Events> Driver<E> {
     fn command(&mut self, command: Command) {
         match command {
             Command::CloseAll(done) => {
+                self.closing = true;
+                let config = NodeConfig {
+                    pays_others: false,
+                    ..*self.node.config()
+                };
+                self.node.reconfigure(config);
+                if let Some(key) = self.work.payees.get(self.payee) {
+                    let account = key.account();
+                    self.input(Input::PayeeAccount {
+                        account,
+                        can_accept: false,
+                    });
+                }
                 let (incoming, outgoing): (Vec<EscrowId>, Vec<EscrowId>) = {
                     let view = self.view();
                     let live = |s: Standing| matches!(s, Standing::Opening | Standing::Open);
@@ -692,7 +718,7 @@ impl<E: Events> Driver<E> {
                 deposit,
                 life,
             } => {
-                if self.wanted.insert(peer) {
+                if !self.closing && self.wanted.insert(peer) {
                     self.work.spawn(|work| work.offer(peer, rules, deposit, life));
                 }
             }

@@ -459,8 +459,8 @@ impl Payments {
         self.shared.people.subscribe()
     }
 
-    /// Flushes every escrow that pays us and asks the payees of ours to flush; returns when that is under way. How each
-    /// ends shows in [`Payments::state`].
+    /// Flushes every escrow that pays us, asks the payees of ours to flush, and accepts and opens none until the next start;
+    /// returns when that is under way. How each ends shows in [`Payments::state`].
     pub async fn close_all(&self) {
         let (done, asked) = oneshot::channel();
         let _ = self.shared.command.send(Command::CloseAll(done));

@@ -28,9 +28,9 @@ use crate::metrics::{Metric, Metrics};
 
 /// Questions to the ledger at the same time.
 const READS: usize = 8;
-/// Least and longest wait before something is tried again.
+/// Least and longest wait before something is tried again, the latter as a multiple of the ledger's poll.
 const AGAIN: Duration = Duration::from_secs(1);
-const AGAIN_AT_MOST: Duration = Duration::from_secs(60);
+const AGAIN_POLLS: u32 = 12;
 /// Escrows in one opening transaction.
 const OPENINGS: usize = obol_stellar::escrow::MAX_OPENINGS;
 /// Lumens that an escrow's opening needs beyond fees: four base reserves of 0.5 XLM, and some for fees.
@@ -147,10 +147,10 @@ impl Work {
         }
     }
 
-    /// Waits before another try: `wait` doubles up to a minute, and a poll of the ledger is never outrun.
+    /// Waits before another try: `wait` doubles up to some polls of the ledger, a minute by default.
     async fn pause(&self, wait: &mut Duration) {
         tokio::time::sleep(*wait).await;
-        *wait = (*wait * 2).min(AGAIN_AT_MOST);
+        *wait = (*wait * 2).min(self.poll.saturating_mul(AGAIN_POLLS));
     }
 
     fn first_wait(&self) -> Duration {
