@@ -289,12 +289,18 @@ impl Engine {
         let before = out.len();
         out.append(&mut this.control);
         this.unbury();
-        out.append(&mut this.staged);
-        if self.pacer.is_some() {
+        // Tokens may have come since the last time: spend them before looking, or what they bring is overlooked.
+        self.unpark(link.index);
+        self.pace(now);
+        if let Some(this) = self.links.get_mut(link) {
+            out.append(&mut this.staged);
+        }
+        if self.pacer.is_none() {
+            while out.len() + CELL_LEN <= before + max && self.emit_next(link.index, out) {}
+        } else if out.len() > before {
+            // There is room again: whoever waited for it may stage for the next time.
             self.unpark(link.index);
             self.pace(now);
-        } else {
-            while out.len() + CELL_LEN <= before + max && self.emit_next(link.index, out) {}
         }
         let Some(this) = self.links.get_mut(link) else {
             return Transmit::Idle;

@@ -33,9 +33,7 @@ impl Net {
                 .max(self.now.plus(100));
             self.now = next;
             self.nodes[0].wake(next);
-            for client in 0..self.clients.len() {
-                while self.deliver(client, 1000) > 0 {}
-            }
+            self.deliver_woken();
             for load in loads.iter_mut() {
                 for message in self.messages(&mut load.circ) {
                     if message.command != relay::DATA {

@@ -5,7 +5,7 @@ mod classes;
 mod flow;
 mod fuzz;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use super::wire::{command, relay};
@@ -69,6 +69,8 @@ pub(super) struct Net {
     /// Events that the network itself does not answer.
     pub(super) events: Vec<Vec<Event>>,
     handshakes: u32,
+    /// Links whose writers are not asleep (of one relay only).
+    awake: HashSet<LinkId>,
     /// The circuit that was made with each handshake.
     made: HashMap<u32, CircuitId>,
 }
@@ -90,6 +92,7 @@ impl Net {
             links: Vec::new(),
             clients: Vec::new(),
             handshakes: 0,
+            awake: HashSet::new(),
             made: HashMap::new(),
         }
     }
@@ -205,6 +208,28 @@ impl Net {
         self.nodes[node].transmit(self.now, link, &mut out, cells * CELL_LEN);
         self.clients[client].inbox.extend_from_slice(&out);
         out.len() / CELL_LEN
+    }
+
+    /// What the writers of clients' links do: they look when they are woken, and again until they are told to sleep.
+    /// Nobody else looks for them. Returns how many cells were taken.
+    pub(super) fn deliver_woken(&mut self) -> usize {
+        let mut taken = 0;
+        for client in 0..self.clients.len() {
+            let (node, link) = (self.clients[client].node, self.clients[client].link);
+            let mut woken = Vec::new();
+            self.nodes[node].take_woken(&mut woken);
+            self.awake.extend(woken);
+            if !self.awake.contains(&link) {
+                continue;
+            }
+            let mut out = Vec::new();
+            if self.nodes[node].transmit(self.now, link, &mut out, 64 * 1024) == Transmit::Idle {
+                self.awake.remove(&link);
+            }
+            taken += out.len() / CELL_LEN;
+            self.clients[client].inbox.extend_from_slice(&out);
+        }
+        taken
     }
 
     /// Moves everything everywhere.
