@@ -29,6 +29,9 @@ use crate::store::{Filter, Page, Store, StoreError};
 /// Every lumen there is, in stroops: 100 billion XLM, as on the public network at its genesis.
 pub const GENESIS_COINS: i64 = 1_000_000_000_000_000_000;
 
+/// So many ledgers' worth of operations may wait (stellar-core's default).
+const QUEUE_LEDGERS: i64 = 4;
+
 /// A submitted envelope may be so long and nest so deep. 100 operations with 20 signatures are well below.
 const ENVELOPE_LIMITS: Limits = Limits {
     depth: 100,
@@ -251,6 +254,12 @@ impl Ledger {
                 ext: TransactionResultExt::V0,
             }),
         };
+        // What fits into no ledger would block the queue, and an endless queue the memory.
+        let room = i64::from(self.config.max_tx_set_ops);
+        let waiting = inner.queue.operations().saturating_add(frame.fee_units());
+        if frame.fee_units() > room || waiting > room.saturating_mul(QUEUE_LEDGERS) {
+            return Submission::TryAgainLater { hash };
+        }
         let min_fee = frame.min_fee(header.base_fee);
         let place = inner.queue.place(&frame, chain);
         let current = match place {
@@ -313,6 +322,7 @@ impl Ledger {
             inner.queue.put_back(rest);
             return Err(error);
         }
+        let waits = !rest.is_empty();
         inner.queue.put_back(rest);
         let summary = LedgerSummary {
             sequence: closed.header.ledger_seq,
@@ -327,7 +337,11 @@ impl Ledger {
                 None => inner.state.entries.remove(&key),
             };
         }
+        let more = waits && summary.transactions > 0;
         drop(guard);
+        if more {
+            self.accepted.notify_one();
+        }
         self.closed.send_replace(summary.sequence);
         Ok(summary)
     }

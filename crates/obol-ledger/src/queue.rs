@@ -87,6 +87,11 @@ impl Queue {
         self.by_source.get(source)?.last().map(|frame| frame.inner.tx.seq_num.0)
     }
 
+    /// How many operations wait, as fees count them.
+    pub fn operations(&self) -> i64 {
+        self.by_source.values().flatten().map(Frame::fee_units).sum()
+    }
+
     /// Takes everything that waits, each source's in sequence order.
     pub fn take(&mut self) -> Vec<Frame> {
         std::mem::take(&mut self.by_source).into_values().flatten().collect()

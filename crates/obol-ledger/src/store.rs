@@ -108,7 +108,8 @@ impl Store {
         })?;
         let db = Connection::open(path.join("ledger.sqlite")).map_err(database("opening"))?;
         // The other process will not let go: say so soon.
-        db.busy_timeout(std::time::Duration::from_millis(300)).map_err(database("locking"))?;
+        db.busy_timeout(std::time::Duration::from_millis(300))
+            .map_err(database("locking"))?;
         // Exclusive: two processes on one ledger would close different ledgers of the same number.
         db.execute_batch("PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")
             .map_err(database("locking"))?;

@@ -37,16 +37,29 @@ impl Answer {
 
     fn problem(&self, status: u16, kind: &str) -> Value {
         let body = self.json();
-        assert_eq!(self.headers["content-type"], "application/problem+json; charset=utf-8", "{body}");
-        assert_eq!((self.status.as_u16(), &body["status"]), (status, &Value::from(status)), "{body}");
-        assert_eq!(body["type"], format!("https://stellar.org/horizon-errors/{kind}"), "{body}");
+        assert_eq!(
+            self.headers["content-type"], "application/problem+json; charset=utf-8",
+            "{body}"
+        );
+        assert_eq!(
+            (self.status.as_u16(), &body["status"]),
+            (status, &Value::from(status)),
+            "{body}"
+        );
+        assert_eq!(
+            body["type"],
+            format!("https://stellar.org/horizon-errors/{kind}"),
+            "{body}"
+        );
         body
     }
 }
 
 async fn exchange(addr: SocketAddr, request: Request<Full<Bytes>>) -> Response<Incoming> {
     let stream = tokio::net::TcpStream::connect(addr).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
     tokio::spawn(connection);
     sender.send_request(request).await.unwrap()
 }
@@ -54,16 +67,26 @@ async fn exchange(addr: SocketAddr, request: Request<Full<Bytes>>) -> Response<I
 impl Served {
     async fn start(config: LedgerConfig) -> Self {
         let ledger = Arc::new(Ledger::open(config).unwrap());
-        let server = server::serve(Arc::clone(&ledger), "127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let server = server::serve(Arc::clone(&ledger), "127.0.0.1:0".parse().unwrap())
+            .await
+            .unwrap();
         Self { ledger, server }
     }
 
     async fn on_demand() -> Self {
-        Self::start(LedgerConfig { closing: Closing::OnDemand, allow_advance: true, ..LedgerConfig::default() }).await
+        Self::start(LedgerConfig {
+            closing: Closing::OnDemand,
+            allow_advance: true,
+            ..LedgerConfig::default()
+        })
+        .await
     }
 
     async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
-        let mut request = Request::builder().method(method).uri(path).header("host", self.server.addr().to_string());
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", self.server.addr().to_string());
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -71,7 +94,11 @@ impl Served {
         let response = exchange(self.server.addr(), request).await;
         let (parts, body) = response.into_parts();
         let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
-        Answer { status: parts.status, headers: parts.headers, text }
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            text,
+        }
     }
 
     async fn get(&self, path: &str) -> Answer {
@@ -79,13 +106,19 @@ impl Served {
     }
 
     async fn form(&self, path: &str, envelope: &[u8]) -> Answer {
-        let encoded = BASE64.encode(envelope).replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
+        let encoded = BASE64
+            .encode(envelope)
+            .replace('+', "%2B")
+            .replace('/', "%2F")
+            .replace('=', "%3D");
         let headers = [("content-type", "application/x-www-form-urlencoded")];
         self.send("POST", path, &headers, format!("tx={encoded}")).await
     }
 
     async fn fund(&self, key: &SigningKey) {
-        let answer = self.send("POST", &format!("/friendbot?addr={}", address(key)), &[], "").await;
+        let answer = self
+            .send("POST", &format!("/friendbot?addr={}", address(key)), &[], "")
+            .await;
         assert_eq!(answer.status, 200, "{}", answer.text);
     }
 
@@ -97,7 +130,10 @@ impl Served {
 }
 
 fn address(key: &SigningKey) -> String {
-    stellar_strkey::ed25519::PublicKey(raw(key)).to_string().as_str().to_owned()
+    stellar_strkey::ed25519::PublicKey(raw(key))
+        .to_string()
+        .as_str()
+        .to_owned()
 }
 
 #[tokio::test]
@@ -109,7 +145,10 @@ async fn every_answer_has_the_headers_that_sdks_read() {
     assert_eq!(root.headers["access-control-allow-origin"], "*");
     assert!(root.headers["date"].to_str().unwrap().ends_with(" GMT"));
     assert_eq!(root.json()["network_passphrase"], served.ledger.passphrase());
-    let preflight = [("access-control-request-method", "POST"), ("access-control-request-headers", "x-client-name")];
+    let preflight = [
+        ("access-control-request-method", "POST"),
+        ("access-control-request-headers", "x-client-name"),
+    ];
     let options = served.send("OPTIONS", "/transactions", &preflight, "").await;
     assert_eq!(options.status, 204);
     assert_eq!(options.headers["access-control-allow-headers"], "x-client-name");
@@ -119,7 +158,14 @@ async fn every_answer_has_the_headers_that_sdks_read() {
 async fn bad_input_is_a_problem_and_names_the_field() {
     let served = Served::on_demand().await;
     let missing = address(&key(99));
-    for path in ["/nowhere", "/ledgers/99", &format!("/transactions/{}", "ab".repeat(32)), &format!("/accounts/{missing}"), "/operations/5", "/claimable_balances/00"] {
+    for path in [
+        "/nowhere",
+        "/ledgers/99",
+        &format!("/transactions/{}", "ab".repeat(32)),
+        &format!("/accounts/{missing}"),
+        "/operations/5",
+        "/claimable_balances/00",
+    ] {
         served.get(path).await.problem(404, "not_found");
     }
     for (path, field) in [
@@ -147,31 +193,79 @@ async fn bad_input_is_a_problem_and_names_the_field() {
         // What is not UTF-8 in a query is replaced, and then is no asset either.
         let problem = answer.problem(400, "bad_request");
         let named = &problem["extras"]["invalid_field"];
-        assert!(named == field || (field == "query" && named == "asset"), "{path}: {problem}");
+        assert!(
+            named == field || (field == "query" && named == "asset"),
+            "{path}: {problem}"
+        );
     }
-    served.send("DELETE", "/transactions", &[], "").await.problem(405, "method_not_allowed");
-    served.send("POST", "/transactions", &[("content-type", "application/json")], "{}").await.problem(415, "unsupported_media_type");
+    served
+        .send("DELETE", "/transactions", &[], "")
+        .await
+        .problem(405, "method_not_allowed");
+    served
+        .send("POST", "/transactions", &[("content-type", "application/json")], "{}")
+        .await
+        .problem(415, "unsupported_media_type");
     let form = [("content-type", "application/x-www-form-urlencoded; charset=UTF-8")];
-    served.send("POST", "/transactions", &form, "nothing=1").await.problem(400, "bad_request");
-    served.send("POST", "/transactions", &form, "tx=!!!").await.problem(400, "transaction_malformed");
-    served.send("POST", "/transactions_async", &form, "tx=AAAA").await.problem(400, "transaction_malformed");
+    served
+        .send("POST", "/transactions", &form, "nothing=1")
+        .await
+        .problem(400, "bad_request");
+    served
+        .send("POST", "/transactions", &form, "tx=!!!")
+        .await
+        .problem(400, "transaction_malformed");
+    served
+        .send("POST", "/transactions_async", &form, "tx=AAAA")
+        .await
+        .problem(400, "transaction_malformed");
     // A claimed length of four gigabytes in a few bytes.
     let huge = BASE64.encode([0, 0, 0, 2, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
-    served.send("POST", "/transactions", &form, format!("tx={}", huge.replace('/', "%2F"))).await.problem(400, "transaction_malformed");
-    let long = served.send("POST", "/transactions", &form, format!("tx={}", "A".repeat(1 << 20))).await;
+    served
+        .send(
+            "POST",
+            "/transactions",
+            &form,
+            format!("tx={}", huge.replace('/', "%2F")),
+        )
+        .await
+        .problem(400, "transaction_malformed");
+    let long = served
+        .send("POST", "/transactions", &form, format!("tx={}", "A".repeat(1 << 20)))
+        .await;
     assert!(long.status.is_client_error(), "{}", long.status);
-    for body in ["", "[]", "{\"seconds\":-1}", "{\"seconds\":18446744073709551615}", "{\"ledgers\":4000000000}", "{\"years\":1}"] {
-        served.send("POST", "/obol/advance", &[], body).await.problem(400, "bad_request");
+    for body in [
+        "",
+        "[]",
+        "{\"seconds\":-1}",
+        "{\"seconds\":18446744073709551615}",
+        "{\"ledgers\":4000000000}",
+        "{\"years\":1}",
+    ] {
+        served
+            .send("POST", "/obol/advance", &[], body)
+            .await
+            .problem(400, "bad_request");
     }
 }
 
 #[tokio::test]
 async fn the_clock_is_wound_only_where_that_is_allowed() {
-    let closed = Served::start(LedgerConfig { closing: Closing::Manual, ..LedgerConfig::default() }).await;
-    closed.send("POST", "/obol/advance", &[], "{\"seconds\":1}").await.problem(403, "forbidden");
+    let closed = Served::start(LedgerConfig {
+        closing: Closing::Manual,
+        ..LedgerConfig::default()
+    })
+    .await;
+    closed
+        .send("POST", "/obol/advance", &[], "{\"seconds\":1}")
+        .await
+        .problem(403, "forbidden");
     let open = Served::on_demand().await;
     let before = open.ledger.latest();
-    let answer = open.send("POST", "/obol/advance", &[], "{\"seconds\":86400,\"ledgers\":60}").await.json();
+    let answer = open
+        .send("POST", "/obol/advance", &[], "{\"seconds\":86400,\"ledgers\":60}")
+        .await
+        .json();
     assert_eq!(answer["sequence"], before.sequence + 60);
     assert!(answer["close_time"].as_u64().unwrap() >= before.close_time + 86_400);
     let ledger = open.get("/ledgers?order=desc&limit=1").await.json();
@@ -188,14 +282,29 @@ async fn a_submission_is_answered_from_the_ledger_and_again_when_repeated() {
     let first = served.form("/transactions", &envelope).await;
     assert_eq!(first.status, 200, "{}", first.text);
     let body = first.json();
-    assert_eq!((&body["successful"], &body["fee_charged"]), (&Value::from(true), &Value::from("100")));
+    assert_eq!(
+        (&body["successful"], &body["fee_charged"]),
+        (&Value::from(true), &Value::from("100"))
+    );
     assert_eq!(body["source_account"], address(&alice));
-    assert_eq!(served.form("/transactions", &envelope).await.json()["hash"], body["hash"]);
+    assert_eq!(
+        served.form("/transactions", &envelope).await.json()["hash"],
+        body["hash"]
+    );
     let again = served.form("/transactions_async", &envelope).await;
-    assert_eq!((again.status.as_u16(), &again.json()["tx_status"]), (409, &Value::from("DUPLICATE")));
-    let payments = served.get(&format!("/accounts/{}/payments?order=desc&limit=1", address(&bob))).await.json();
+    assert_eq!(
+        (again.status.as_u16(), &again.json()["tx_status"]),
+        (409, &Value::from("DUPLICATE"))
+    );
+    let payments = served
+        .get(&format!("/accounts/{}/payments?order=desc&limit=1", address(&bob)))
+        .await
+        .json();
     let payment = &payments["_embedded"]["records"][0];
-    assert_eq!((&payment["amount"], &payment["to"]), (&Value::from("0.0012345"), &Value::from(address(&bob))));
+    assert_eq!(
+        (&payment["amount"], &payment["to"]),
+        (&Value::from("0.0012345"), &Value::from(address(&bob)))
+    );
     assert_eq!(payment["transaction_hash"], body["hash"]);
 }
 
@@ -209,51 +318,96 @@ async fn refusals_and_failures_carry_their_codes() {
     let codes = |answer: Answer| answer.problem(400, "transaction_failed")["extras"]["result_codes"].clone();
 
     let tx = transaction(&alice, sequence + 9, 100, vec![op(pay(&bob, Asset::Native, 1))]);
-    let answer = served.form("/transactions", &bytes(signed(tx.clone(), network, &[&alice]))).await;
+    let answer = served
+        .form("/transactions", &bytes(signed(tx.clone(), network, &[&alice])))
+        .await;
     assert_eq!(codes(answer), serde_json::json!({ "transaction": "tx_bad_seq" }));
 
-    let answer = served.form("/transactions", &bump(signed(tx, network, &[&alice]), &alice, 200, network)).await;
-    assert_eq!(codes(answer), serde_json::json!({ "transaction": "tx_fee_bump_inner_failed", "inner_transaction": "tx_bad_seq" }));
+    let answer = served
+        .form(
+            "/transactions",
+            &bump(signed(tx, network, &[&alice]), &alice, 200, network),
+        )
+        .await;
+    assert_eq!(
+        codes(answer),
+        serde_json::json!({ "transaction": "tx_fee_bump_inner_failed", "inner_transaction": "tx_bad_seq" })
+    );
 
-    let tx = transaction(&alice, sequence + 1, 200, vec![op(options(|_| {})), op(pay(&bob, Asset::Native, 1))]);
-    let failed = served.form("/transactions", &bytes(signed(tx, network, &[&alice]))).await;
+    let tx = transaction(
+        &alice,
+        sequence + 1,
+        200,
+        vec![op(options(|_| {})), op(pay(&bob, Asset::Native, 1))],
+    );
+    let failed = served
+        .form("/transactions", &bytes(signed(tx, network, &[&alice])))
+        .await;
     let hash = failed.json()["extras"]["hash"].as_str().unwrap().to_owned();
     assert_eq!(
         codes(failed),
         serde_json::json!({ "transaction": "tx_failed", "operations": ["op_success", "op_no_destination"] })
     );
     // It is in the ledger, not in the lists.
-    assert_eq!(served.get(&format!("/transactions/{hash}")).await.json()["successful"], false);
+    assert_eq!(
+        served.get(&format!("/transactions/{hash}")).await.json()["successful"],
+        false
+    );
     let list = |query: &'static str| served.get(query);
     assert!(!list("/transactions?limit=200").await.text.contains(&hash));
-    assert!(list("/transactions?limit=200&include_failed=true").await.text.contains(&hash));
+    assert!(
+        list("/transactions?limit=200&include_failed=true")
+            .await
+            .text
+            .contains(&hash)
+    );
     assert_eq!(served.get("/health").await.status, 200);
 }
 
 #[tokio::test]
 async fn what_no_ledger_takes_in_time_is_unknown() {
-    let config = LedgerConfig { closing: Closing::Manual, submission_timeout: Duration::from_millis(50), ..LedgerConfig::default() };
+    let config = LedgerConfig {
+        closing: Closing::Manual,
+        submission_timeout: Duration::from_millis(50),
+        ..LedgerConfig::default()
+    };
     let served = Served::start(config).await;
     let (alice, bob) = (key(1), key(2));
     served.ledger.fund(raw(&alice), served.ledger.now()).unwrap();
     served.ledger.fund(raw(&bob), served.ledger.now()).unwrap();
     served.ledger.close(served.ledger.now()).unwrap();
     let envelope = served.payment(&alice, &bob, 1);
-    let unknown = served.form("/transactions", &envelope).await.problem(504, "transaction_submission_timeout");
+    let unknown = served
+        .form("/transactions", &envelope)
+        .await
+        .problem(504, "transaction_submission_timeout");
     let hash = unknown["extras"]["hash"].as_str().unwrap().to_owned();
-    served.get(&format!("/transactions/{hash}")).await.problem(404, "not_found");
+    served
+        .get(&format!("/transactions/{hash}"))
+        .await
+        .problem(404, "not_found");
     // Another one of the same account has to wait.
     let other = served.payment(&alice, &bob, 2);
     let later = served.form("/transactions_async", &other).await;
-    assert_eq!((later.status.as_u16(), &later.json()["tx_status"]), (503, &Value::from("TRY_AGAIN_LATER")));
+    assert_eq!(
+        (later.status.as_u16(), &later.json()["tx_status"]),
+        (503, &Value::from("TRY_AGAIN_LATER"))
+    );
     served.ledger.close(served.ledger.now()).unwrap();
-    assert_eq!(served.get(&format!("/transactions/{hash}")).await.json()["successful"], true);
+    assert_eq!(
+        served.get(&format!("/transactions/{hash}")).await.json()["successful"],
+        true
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_submit_at_once_and_every_stroop_is_accounted_for() {
     let served = Arc::new(
-        Served::start(LedgerConfig { closing: Closing::Every(Duration::from_millis(100)), ..LedgerConfig::default() }).await,
+        Served::start(LedgerConfig {
+            closing: Closing::Every(Duration::from_millis(100)),
+            ..LedgerConfig::default()
+        })
+        .await,
     );
     let mut tasks = tokio::task::JoinSet::new();
     for number in 0..40 {
@@ -286,7 +440,14 @@ async fn pages_lead_to_their_neighbours() {
     for number in 1..=5 {
         served.fund(&key(number)).await;
     }
-    let path = |href: &Value| href["href"].as_str().unwrap().strip_prefix(&served.server.url()).unwrap().to_owned();
+    let path = |href: &Value| {
+        href["href"]
+            .as_str()
+            .unwrap()
+            .strip_prefix(&served.server.url())
+            .unwrap()
+            .to_owned()
+    };
     let (mut seen, mut next) = (Vec::new(), "/transactions?limit=2".to_owned());
     loop {
         let page = served.get(&next).await.json();
@@ -303,16 +464,40 @@ async fn pages_lead_to_their_neighbours() {
     let before = served.get(&path(&last["_links"]["next"])).await.json();
     assert_eq!(before["_embedded"]["records"][0]["paging_token"], seen[2]);
     let back = served.get(&path(&before["_links"]["prev"])).await.json();
-    let back: Vec<_> = back["_embedded"]["records"].as_array().unwrap().iter().map(|r| r["paging_token"].clone()).collect();
-    assert_eq!(back, [seen[3].clone(), seen[4].clone()], "a step back, in the other order");
+    let back: Vec<_> = back["_embedded"]["records"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| r["paging_token"].clone())
+        .collect();
+    assert_eq!(
+        back,
+        [seen[3].clone(), seen[4].clone()],
+        "a step back, in the other order"
+    );
     let effects = served.get("/effects?limit=4").await.json();
-    let tokens: Vec<_> =
-        effects["_embedded"]["records"].as_array().unwrap().iter().map(|r| r["paging_token"].as_str().unwrap().to_owned()).collect();
+    let tokens: Vec<_> = effects["_embedded"]["records"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| r["paging_token"].as_str().unwrap().to_owned())
+        .collect();
     let rest = served.get(&path(&effects["_links"]["next"])).await.json();
-    assert_eq!((tokens.len(), rest["_embedded"]["records"][0]["type"].as_str().unwrap()), (4, "account_debited"));
-    let mirrored = served.get(&format!("/effects?limit=200&order=desc&cursor={}", tokens[3])).await.json();
-    let mirrored: Vec<_> =
-        mirrored["_embedded"]["records"].as_array().unwrap().iter().rev().map(|r| r["paging_token"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(
+        (tokens.len(), rest["_embedded"]["records"][0]["type"].as_str().unwrap()),
+        (4, "account_debited")
+    );
+    let mirrored = served
+        .get(&format!("/effects?limit=200&order=desc&cursor={}", tokens[3]))
+        .await
+        .json();
+    let mirrored: Vec<_> = mirrored["_embedded"]["records"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .rev()
+        .map(|r| r["paging_token"].as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(mirrored, tokens[..3]);
 }
 
@@ -334,20 +519,31 @@ async fn a_stream_greets_sends_what_comes_and_says_farewell() {
     assert_eq!(text, "retry: 1000\nevent: open\ndata: \"hello\"\n\n");
     served.fund(&key(1)).await;
     served.fund(&key(2)).await;
-    while let Some(frame) = response.frame().await {
+    // Far longer than it takes: a lost event must fail the test, not stop it.
+    while let Some(frame) = tokio::time::timeout(Duration::from_secs(60), response.frame())
+        .await
+        .unwrap()
+    {
         text += std::str::from_utf8(&frame.unwrap().into_data().unwrap()).unwrap();
     }
     let ids: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
     assert_eq!(ids, [(2_i64 << 32).to_string(), (3_i64 << 32).to_string()]);
-    assert!(text.ends_with("retry: 10\nevent: close\ndata: \"byebye\"\n\n"), "{text}");
+    assert!(
+        text.ends_with("retry: 10\nevent: close\ndata: \"byebye\"\n\n"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
 async fn a_shutdown_ends_streams_and_frees_the_port() {
     let served = Served::on_demand().await;
     let addr = served.server.addr();
-    let request =
-        Request::builder().uri("/ledgers").header("host", "x").header("accept", "text/event-stream").body(Full::new(Bytes::new())).unwrap();
+    let request = Request::builder()
+        .uri("/ledgers")
+        .header("host", "x")
+        .header("accept", "text/event-stream")
+        .body(Full::new(Bytes::new()))
+        .unwrap();
     let response = exchange(addr, request).await;
     served.server.shutdown().await;
     let body = response.into_body().collect().await;

@@ -12,8 +12,8 @@ use obol_ledger::core::state::{Loaded, State, Txn};
 use obol_ledger::core::transaction::{Frame, Validity, root_account};
 use sha2::{Digest, Sha256};
 use stellar_xdr::{
-    LedgerEntryChange, LedgerEntryChanges, LedgerHeader, Limits, ReadXdr, TransactionEnvelope, TransactionMeta, TransactionResult,
-    TransactionResultPair, TransactionResultResult, WriteXdr,
+    LedgerEntryChange, LedgerEntryChanges, LedgerHeader, Limits, ReadXdr, TransactionEnvelope, TransactionMeta,
+    TransactionResult, TransactionResultPair, TransactionResultResult, WriteXdr,
 };
 
 struct Oracle {
@@ -36,7 +36,10 @@ fn oracle() -> Oracle {
     let json: serde_json::Value = serde_json::from_str(include_str!("data/stellar-core-classic.json")).unwrap();
     let mut history: BTreeMap<u32, Vec<serde_json::Value>> = BTreeMap::new();
     for tx in json["txhistory"].as_array().unwrap() {
-        history.entry(tx["ledgerseq"].as_u64().unwrap() as u32).or_default().push(tx.clone());
+        history
+            .entry(tx["ledgerseq"].as_u64().unwrap() as u32)
+            .or_default()
+            .push(tx.clone());
     }
     for list in history.values_mut() {
         list.sort_by_key(|tx| tx["txindex"].as_u64().unwrap());
@@ -78,14 +81,19 @@ fn normal(changes: &LedgerEntryChanges) -> Vec<(String, String)> {
 }
 
 fn meta_v2(meta: &TransactionMeta) -> Vec<Vec<(String, String)>> {
-    let TransactionMeta::V2(v2) = meta else { panic!("protocol 19 writes meta version 2") };
+    let TransactionMeta::V2(v2) = meta else {
+        panic!("protocol 19 writes meta version 2")
+    };
     let mut out = vec![normal(&v2.tx_changes_before), normal(&v2.tx_changes_after)];
     out.extend(v2.operations.iter().map(|op| normal(&op.changes)));
     out
 }
 
 fn accepted(result: &TransactionResult) -> bool {
-    matches!(result.result, TransactionResultResult::TxSuccess(_) | TransactionResultResult::TxFeeBumpInnerSuccess(_))
+    matches!(
+        result.result,
+        TransactionResultResult::TxSuccess(_) | TransactionResultResult::TxFeeBumpInnerSuccess(_)
+    )
 }
 
 fn frame(envelope: &serde_json::Value, key: &str, network_id: [u8; 32]) -> Frame {
@@ -99,21 +107,36 @@ fn every_answer_of_stellar_core_is_given_again() {
     let root = root_account(oracle.network_id);
     let mut entry = Loaded::new(new_account(root, 1_000_000_000_000_000_000, 0)).into_entry();
     entry.last_modified_ledger_seq = 1;
-    let mut state = State { header: first, entries: BTreeMap::from([(entry.to_key(), entry)]) };
+    let mut state = State {
+        header: first,
+        entries: BTreeMap::from([(entry.to_key(), entry)]),
+    };
 
     let mut wrong: Vec<String> = Vec::new();
     let (mut submissions, mut applied) = (0, 0);
     let mut waiting = oracle.submissions.iter().enumerate().peekable();
     for (&sequence, header) in oracle.headers.range(10..) {
         let mut pending: HashMap<String, i64> = HashMap::new();
-        while let Some((index, submission)) = waiting.next_if(|(_, s)| s["lcl"].as_u64().unwrap() as u32 + 1 == sequence) {
+        while let Some((index, submission)) =
+            waiting.next_if(|(_, s)| s["lcl"].as_u64().unwrap() as u32 + 1 == sequence)
+        {
             submissions += 1;
             let frame = frame(submission, "envelope", oracle.network_id);
-            assert_eq!(hex::encode(frame.hash()), text(submission, "hash"), "hash of submission {index}");
+            assert_eq!(
+                hex::encode(frame.hash()),
+                text(submission, "hash"),
+                "hash of submission {index}"
+            );
             let mut txn = Txn::new(&state, close::validation_header(&state.header));
             let source = format!("{:?}", frame.inner.source());
             let current = pending.get(&source).copied().unwrap_or(0);
-            let result = frame.check(&mut txn, Validity { current, close_time_ahead: 0 });
+            let result = frame.check(
+                &mut txn,
+                Validity {
+                    current,
+                    close_time_ahead: 0,
+                },
+            );
             let as_core = match submission["error_result"].as_str() {
                 Some(error) => result.to_xdr_base64(Limits::none()).unwrap() == error,
                 None => accepted(&result),
@@ -122,14 +145,22 @@ fn every_answer_of_stellar_core_is_given_again() {
                 pending.insert(source, frame.inner.tx.seq_num.0);
             }
             if !as_core {
-                let theirs = submission["error_result"].as_str().map(|e| TransactionResult::from_xdr_base64(e, Limits::none()).unwrap());
+                let theirs = submission["error_result"]
+                    .as_str()
+                    .map(|e| TransactionResult::from_xdr_base64(e, Limits::none()).unwrap());
                 wrong.push(format!("submission {index}: ours {result:?}\n   theirs {theirs:?}"));
             }
         }
 
         let list = oracle.history.get(&sequence).cloned().unwrap_or_default();
         let frames: Vec<Frame> = list.iter().map(|tx| frame(tx, "txbody", oracle.network_id)).collect();
-        let closed = close::apply(&state, frames, header.scp_value.tx_set_hash.0, header.scp_value.close_time.0, header.base_fee);
+        let closed = close::apply(
+            &state,
+            frames,
+            header.scp_value.tx_set_hash.0,
+            header.scp_value.close_time.0,
+            header.base_fee,
+        );
         for (theirs, ours) in list.iter().zip(&closed.transactions) {
             applied += 1;
             compare(&oracle, theirs, ours, &mut wrong);
@@ -145,7 +176,10 @@ fn every_answer_of_stellar_core_is_given_again() {
             };
         }
     }
-    println!("{submissions} submissions, {applied} applied, {} differences", wrong.len());
+    println!(
+        "{submissions} submissions, {applied} applied, {} differences",
+        wrong.len()
+    );
     assert_eq!((submissions, applied), (275, 135), "the whole oracle was replayed");
     assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong.join("\n"));
 }
@@ -154,14 +188,26 @@ fn compare(oracle: &Oracle, theirs: &serde_json::Value, ours: &ClosedTransaction
     let id = text(theirs, "txid");
     let pair: TransactionResultPair = read(theirs, "txresult");
     if pair.result != ours.result {
-        wrong.push(format!("result of {id}: ours {:?}\n   theirs {:?}", ours.result, pair.result));
+        wrong.push(format!(
+            "result of {id}: ours {:?}\n   theirs {:?}",
+            ours.result, pair.result
+        ));
     }
     if oracle.fees[id] != ours.fee_changes {
         wrong.push(format!("fee changes of {id}"));
     }
     let (our_meta, their_meta) = (meta_v2(&ours.meta), meta_v2(&read(theirs, "txmeta")));
     if our_meta != their_meta {
-        let mut lines = vec![format!("meta of {id} ({:?})", ours.frame.inner.tx.operations.iter().map(|o| o.body.name()).collect::<Vec<_>>())];
+        let mut lines = vec![format!(
+            "meta of {id} ({:?})",
+            ours.frame
+                .inner
+                .tx
+                .operations
+                .iter()
+                .map(|o| o.body.name())
+                .collect::<Vec<_>>()
+        )];
         for (part, (a, b)) in our_meta.iter().zip(&their_meta).enumerate() {
             for x in a.iter().filter(|x| !b.contains(x)) {
                 lines.push(format!("   part {part} only ours: {x:?}"));

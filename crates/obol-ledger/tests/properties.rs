@@ -91,11 +91,16 @@ fn operations(step: &Step, claimable: &[ClaimableBalanceId]) -> Vec<Operation> {
         Step::Create(a, b, n) => one(*a, create(&person(*b), *n)),
         Step::Pay(a, b, native, n) => one(*a, pay(&person(*b), money(*native), *n)),
         Step::Trust(a, limit) => one(*a, trust(&issuer, *limit)),
-        Step::Signer(a, b, weight) => one(*a, options(|o| o.signer = Some(signer(&person(*b), u32::from(*weight))))),
+        Step::Signer(a, b, weight) => one(
+            *a,
+            options(|o| o.signer = Some(signer(&person(*b), u32::from(*weight)))),
+        ),
         Step::Thresholds(a, t) => one(*a, options(|o| o.med_threshold = Some(u32::from(*t)))),
         Step::Flags(flags) => one(
             ISSUER,
-            options(|o| (o.set_flags, o.clear_flags) = (Some(u32::from(*flags & 3) | 8 * u32::from(flags >> 2)), Some(0))),
+            options(|o| {
+                (o.set_flags, o.clear_flags) = (Some(u32::from(*flags & 3) | 8 * u32::from(flags >> 2)), Some(0))
+            }),
         ),
         Step::Authorize(a, yes) => one(
             ISSUER,
@@ -108,10 +113,19 @@ fn operations(step: &Step, claimable: &[ClaimableBalanceId]) -> Vec<Operation> {
         ),
         Step::Clawback(a, n) => one(
             ISSUER,
-            OperationBody::Clawback(ClawbackOp { asset: asset(&issuer), from: muxed(&person(*a)), amount: *n }),
+            OperationBody::Clawback(ClawbackOp {
+                asset: asset(&issuer),
+                from: muxed(&person(*a)),
+                amount: *n,
+            }),
         ),
         Step::Merge(a, b) => one(*a, OperationBody::AccountMerge(muxed(&person(*b)))),
-        Step::Bump(a, n) => one(*a, OperationBody::BumpSequence(BumpSequenceOp { bump_to: SequenceNumber(*n) })),
+        Step::Bump(a, n) => one(
+            *a,
+            OperationBody::BumpSequence(BumpSequenceOp {
+                bump_to: SequenceNumber(*n),
+            }),
+        ),
         Step::Data(a, name, set) => one(
             *a,
             OperationBody::ManageData(ManageDataOp {
@@ -136,7 +150,9 @@ fn operations(step: &Step, claimable: &[ClaimableBalanceId]) -> Vec<Operation> {
             .iter()
             .take(1)
             .map(|balance| {
-                let body = OperationBody::ClaimClaimableBalance(ClaimClaimableBalanceOp { balance_id: balance.clone() });
+                let body = OperationBody::ClaimClaimableBalance(ClaimClaimableBalanceOp {
+                    balance_id: balance.clone(),
+                });
                 op_of(&person(*a), body)
             })
             .collect(),
@@ -144,10 +160,18 @@ fn operations(step: &Step, claimable: &[ClaimableBalanceId]) -> Vec<Operation> {
             let account_id = id(&person(*b));
             let key = match what {
                 0 => LedgerKey::Account(LedgerKeyAccount { account_id }),
-                1 => LedgerKey::Data(LedgerKeyData { account_id, data_name: data_name(0) }),
+                1 => LedgerKey::Data(LedgerKeyData {
+                    account_id,
+                    data_name: data_name(0),
+                }),
                 2 => {
-                    let Asset::CreditAlphanum4(line) = asset(&issuer) else { unreachable!() };
-                    LedgerKey::Trustline(LedgerKeyTrustLine { account_id, asset: TrustLineAsset::CreditAlphanum4(line) })
+                    let Asset::CreditAlphanum4(line) = asset(&issuer) else {
+                        unreachable!()
+                    };
+                    LedgerKey::Trustline(LedgerKeyTrustLine {
+                        account_id,
+                        asset: TrustLineAsset::CreditAlphanum4(line),
+                    })
                 }
                 _ => {
                     let signer_key = signer(&person(*a), 1).key;
@@ -155,10 +179,15 @@ fn operations(step: &Step, claimable: &[ClaimableBalanceId]) -> Vec<Operation> {
                     return one(*a, OperationBody::RevokeSponsorship(op));
                 }
             };
-            one(*a, OperationBody::RevokeSponsorship(RevokeSponsorshipOp::LedgerEntry(key)))
+            one(
+                *a,
+                OperationBody::RevokeSponsorship(RevokeSponsorshipOp::LedgerEntry(key)),
+            )
         }
         Step::Sponsored(a, b, inner) => {
-            let begin = BeginSponsoringFutureReservesOp { sponsored_id: id(&person(*b)) };
+            let begin = BeginSponsoringFutureReservesOp {
+                sponsored_id: id(&person(*b)),
+            };
             let mut out = one(*a, OperationBody::BeginSponsoringFutureReserves(begin));
             out.extend(operations(inner, claimable));
             out.extend(one(*b, OperationBody::EndSponsoringFutureReserves));
@@ -192,7 +221,9 @@ fn check(world: &World, sequences: &mut BTreeMap<AccountId, i64>) -> Vec<Claimab
     }
     let mut alive = BTreeMap::new();
     for entry in &entries {
-        let LedgerEntryData::Account(account) = &entry.data else { continue };
+        let LedgerEntryData::Account(account) = &entry.data else {
+            continue;
+        };
         assert!(account.balance >= 0);
         let known = sequences.get(&account.account_id).copied().unwrap_or(0);
         assert!(account.seq_num.0 >= known, "a sequence number fell");
@@ -205,7 +236,11 @@ fn check(world: &World, sequences: &mut BTreeMap<AccountId, i64>) -> Vec<Claimab
         assert_eq!(account.num_sub_entries, owned + account.signers.len() as u32);
     }
     assert!(subentries.is_empty(), "an entry without its account");
-    assert_eq!(sponsoring, sponsored + claimable_reserves, "every sponsored reserve has one sponsor");
+    assert_eq!(
+        sponsoring,
+        sponsored + claimable_reserves,
+        "every sponsored reserve has one sponsor"
+    );
     // A merged account may come back, with a higher sequence number than it had: keep what is gone.
     sequences.extend(alive);
     claimable

@@ -7,7 +7,11 @@ use obol_ledger::{Closing, Ledger, LedgerConfig, Storage, StoreError};
 use stellar_xdr::*;
 
 fn on(path: &std::path::Path) -> LedgerConfig {
-    LedgerConfig { storage: Storage::Directory(path.to_owned()), closing: Closing::Manual, ..LedgerConfig::default() }
+    LedgerConfig {
+        storage: Storage::Directory(path.to_owned()),
+        closing: Closing::Manual,
+        ..LedgerConfig::default()
+    }
 }
 
 #[test]
@@ -16,9 +20,17 @@ fn a_restart_continues_entries_history_clock_and_passphrase() {
     let (alice, bob) = (key(1), key(2));
     let mut world = World::with(on(directory.path()));
     world.fund(&[&alice, &bob]);
-    assert!(succeeded(&world.apply(&alice, vec![op(pay(&bob, Asset::Native, 5 * XLM))], &[&alice])));
+    assert!(succeeded(&world.apply(
+        &alice,
+        vec![op(pay(&bob, Asset::Native, 5 * XLM))],
+        &[&alice]
+    )));
     world.now = world.ledger.advance(86_400, 3).unwrap().close_time;
-    let (latest, passphrase, entries) = (world.ledger.latest(), world.ledger.passphrase().to_owned(), world.ledger.entries());
+    let (latest, passphrase, entries) = (
+        world.ledger.latest(),
+        world.ledger.passphrase().to_owned(),
+        world.ledger.entries(),
+    );
     let count = world.transactions();
     drop(world);
 
@@ -29,9 +41,22 @@ fn a_restart_continues_entries_history_clock_and_passphrase() {
     let now = ledger.now();
     let mut world = World { ledger, now };
     assert_eq!(world.transactions(), count);
-    assert!(succeeded(&world.apply(&bob, vec![op(pay(&alice, Asset::Native, XLM))], &[&bob])));
+    assert!(succeeded(&world.apply(
+        &bob,
+        vec![op(pay(&alice, Asset::Native, XLM))],
+        &[&bob]
+    )));
     assert_eq!(world.ledger.latest().sequence, latest.sequence + 1);
-    assert_eq!(world.ledger.ledger(latest.sequence + 1).unwrap().unwrap().header.previous_ledger_hash, Hash(latest.hash));
+    assert_eq!(
+        world
+            .ledger
+            .ledger(latest.sequence + 1)
+            .unwrap()
+            .unwrap()
+            .header
+            .previous_ledger_hash,
+        Hash(latest.hash)
+    );
     assert_eq!(world.ledger.audit().unwrap().created_or_lost(), 0);
 }
 
@@ -69,20 +94,37 @@ fn a_directory_that_cannot_be_used_is_named() {
 
 #[test]
 fn a_full_ledger_takes_the_best_fees_and_charges_the_lowest_of_them() {
-    let mut world = World::with(LedgerConfig { max_tx_set_ops: 2, ..LedgerConfig::default() });
+    let mut world = World::with(LedgerConfig {
+        max_tx_set_ops: 2,
+        ..LedgerConfig::default()
+    });
     let people: Vec<_> = (1..=3).map(key).collect();
     for person in &people {
         world.fund(&[person]);
     }
     for (person, fee) in people.iter().zip([500, 200, 300]) {
-        let tx = transaction(person, world.sequence(person) + 1, fee, vec![op(pay(person, Asset::Native, 1))]);
-        let submission = world.ledger.submit(&bytes(signed(tx, world.network(), &[person])), world.now);
-        assert!(matches!(submission, obol_ledger::Submission::Pending { .. }), "{submission:?}");
+        let tx = transaction(
+            person,
+            world.sequence(person) + 1,
+            fee,
+            vec![op(pay(person, Asset::Native, 1))],
+        );
+        let submission = world
+            .ledger
+            .submit(&bytes(signed(tx, world.network(), &[person])), world.now);
+        assert!(
+            matches!(submission, obol_ledger::Submission::Pending { .. }),
+            "{submission:?}"
+        );
     }
     let before: Vec<i64> = people.iter().map(|p| world.balance(p)).collect();
     let paid = |world: &World| -> Vec<i64> { people.iter().zip(&before).map(|(p, b)| b - world.balance(p)).collect() };
     world.close();
-    assert_eq!(paid(&world), vec![300, 0, 300], "two had room, at the lower of their fees");
+    assert_eq!(
+        paid(&world),
+        vec![300, 0, 300],
+        "two had room, at the lower of their fees"
+    );
     world.close();
     assert_eq!(paid(&world), vec![300, 100, 300], "the third pays the usual fee");
 }

@@ -266,7 +266,7 @@ fn effect_list(app: &App, asked: &Asked, filter: Filter) -> Answer {
     let (after, number) = match asked.get("cursor") {
         None if descending => (i64::MAX, i64::MAX),
         None => (0, 0),
-        Some("now") => ((i64::from(app.ledger.latest().sequence) + 1) << 32, 0),
+        Some("now") => (((i64::from(app.ledger.latest().sequence) + 1) << 32) - 1, 0),
         Some(cursor) => {
             let (id, number) = cursor.split_once('-').unwrap_or((cursor, "0"));
             (id.parse().map_err(|_| bad())?, number.parse().map_err(|_| bad())?)

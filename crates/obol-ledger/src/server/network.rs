@@ -4,7 +4,7 @@ use axum::extract::{Request, State};
 use axum::http::HeaderValue;
 use axum::response::IntoResponse;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::problem::Problem;
 use super::request::Asked;
@@ -145,8 +145,10 @@ pub async fn advance(State(app): State<App>, request: Request) -> Answer {
     let body = axum::body::to_bytes(request.into_body(), MAX_BODY)
         .await
         .map_err(|_| Problem::bad_request("body", "the body is too long or was cut off"))?;
-    let wanted: Advance =
-        serde_json::from_slice(&body).map_err(|error| Problem::bad_request("body", error.to_string()))?;
+    // By way of an object: serde would read a list as the fields in order.
+    let wanted: Advance = serde_json::from_slice(&body)
+        .and_then(|fields: Map<String, Value>| serde_json::from_value(Value::Object(fields)))
+        .map_err(|error| Problem::bad_request("body", error.to_string()))?;
     // A century at most, so that no sum of times can overflow.
     if wanted.seconds > 100 * 366 * 86_400 {
         return Err(Problem::bad_request("seconds", "at most a hundred years"));

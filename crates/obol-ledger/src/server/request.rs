@@ -95,7 +95,7 @@ impl Asked {
         let cursor = match cursor {
             None if descending => i64::MAX,
             None => 0,
-            Some("now") => (i64::from(latest) + 1) << 32,
+            Some("now") => ((i64::from(latest) + 1) << 32) - 1,
             Some(cursor) => match cursor.parse() {
                 Ok(cursor @ 0..) => cursor,
                 _ => return Err(Problem::bad_request("cursor", "cursor: invalid value")),

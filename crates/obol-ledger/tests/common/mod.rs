@@ -25,28 +25,49 @@ pub fn muxed(key: &SigningKey) -> MuxedAccount {
 }
 
 pub fn asset(issuer: &SigningKey) -> Asset {
-    Asset::CreditAlphanum4(AlphaNum4 { asset_code: AssetCode4(*b"OBOL"), issuer: id(issuer) })
+    Asset::CreditAlphanum4(AlphaNum4 {
+        asset_code: AssetCode4(*b"OBOL"),
+        issuer: id(issuer),
+    })
 }
 
 pub fn op(body: OperationBody) -> Operation {
-    Operation { source_account: None, body }
+    Operation {
+        source_account: None,
+        body,
+    }
 }
 
 pub fn op_of(source: &SigningKey, body: OperationBody) -> Operation {
-    Operation { source_account: Some(muxed(source)), body }
+    Operation {
+        source_account: Some(muxed(source)),
+        body,
+    }
 }
 
 pub fn create(to: &SigningKey, balance: i64) -> OperationBody {
-    OperationBody::CreateAccount(CreateAccountOp { destination: id(to), starting_balance: balance })
+    OperationBody::CreateAccount(CreateAccountOp {
+        destination: id(to),
+        starting_balance: balance,
+    })
 }
 
 pub fn pay(to: &SigningKey, asset: Asset, amount: i64) -> OperationBody {
-    OperationBody::Payment(PaymentOp { destination: muxed(to), asset, amount })
+    OperationBody::Payment(PaymentOp {
+        destination: muxed(to),
+        asset,
+        amount,
+    })
 }
 
 pub fn trust(issuer: &SigningKey, limit: i64) -> OperationBody {
-    let Asset::CreditAlphanum4(a) = asset(issuer) else { unreachable!() };
-    OperationBody::ChangeTrust(ChangeTrustOp { line: ChangeTrustAsset::CreditAlphanum4(a), limit })
+    let Asset::CreditAlphanum4(a) = asset(issuer) else {
+        unreachable!()
+    };
+    OperationBody::ChangeTrust(ChangeTrustOp {
+        line: ChangeTrustAsset::CreditAlphanum4(a),
+        limit,
+    })
 }
 
 pub fn options(change: impl FnOnce(&mut SetOptionsOp)) -> OperationBody {
@@ -66,7 +87,10 @@ pub fn options(change: impl FnOnce(&mut SetOptionsOp)) -> OperationBody {
 }
 
 pub fn signer(key: &SigningKey, weight: u32) -> Signer {
-    Signer { key: SignerKey::Ed25519(Uint256(raw(key))), weight }
+    Signer {
+        key: SignerKey::Ed25519(Uint256(raw(key))),
+        weight,
+    }
 }
 
 pub fn conditions() -> PreconditionsV2 {
@@ -102,7 +126,10 @@ pub fn signature(key: &SigningKey, hash: [u8; 32]) -> DecoratedSignature {
 pub fn signed(tx: Transaction, network: [u8; 32], keys: &[&SigningKey]) -> TransactionV1Envelope {
     let hash = tx.hash(network).unwrap();
     let signatures: Vec<_> = keys.iter().map(|key| signature(key, hash)).collect();
-    TransactionV1Envelope { tx, signatures: signatures.try_into().unwrap() }
+    TransactionV1Envelope {
+        tx,
+        signatures: signatures.try_into().unwrap(),
+    }
 }
 
 pub fn bump(inner: TransactionV1Envelope, payer: &SigningKey, fee: i64, network: [u8; 32]) -> Vec<u8> {
@@ -114,7 +141,9 @@ pub fn bump(inner: TransactionV1Envelope, payer: &SigningKey, fee: i64, network:
     };
     let hash = tx.hash(network).unwrap();
     let signatures = vec![signature(payer, hash)].try_into().unwrap();
-    TransactionEnvelope::TxFeeBump(FeeBumpTransactionEnvelope { tx, signatures }).to_xdr(Limits::none()).unwrap()
+    TransactionEnvelope::TxFeeBump(FeeBumpTransactionEnvelope { tx, signatures })
+        .to_xdr(Limits::none())
+        .unwrap()
 }
 
 pub fn bytes(envelope: TransactionV1Envelope) -> Vec<u8> {
@@ -133,7 +162,11 @@ impl World {
     }
 
     pub fn with(config: LedgerConfig) -> Self {
-        let ledger = Ledger::open(LedgerConfig { closing: Closing::Manual, ..config }).unwrap();
+        let ledger = Ledger::open(LedgerConfig {
+            closing: Closing::Manual,
+            ..config
+        })
+        .unwrap();
         let now = ledger.latest().close_time;
         Self { ledger, now }
     }
@@ -175,7 +208,12 @@ impl World {
     }
 
     /// Submits, closes a ledger and returns the result.
-    pub fn apply(&mut self, source: &SigningKey, operations: Vec<Operation>, keys: &[&SigningKey]) -> TransactionResultResult {
+    pub fn apply(
+        &mut self,
+        source: &SigningKey,
+        operations: Vec<Operation>,
+        keys: &[&SigningKey],
+    ) -> TransactionResultResult {
         let submission = self.submit(source, operations, keys);
         self.settle(submission)
     }
@@ -185,8 +223,14 @@ impl World {
         match submission {
             Submission::Pending { hash } => {
                 self.close();
-                let record = self.ledger.transaction(&hash).unwrap().expect("it was accepted and a ledger closed");
-                TransactionResult::from_xdr(&record.result, Limits::none()).unwrap().result
+                let record = self
+                    .ledger
+                    .transaction(&hash)
+                    .unwrap()
+                    .expect("it was accepted and a ledger closed");
+                TransactionResult::from_xdr(&record.result, Limits::none())
+                    .unwrap()
+                    .result
             }
             Submission::Rejected { result, .. } => result.result,
             other => panic!("{other:?}"),
@@ -194,13 +238,29 @@ impl World {
     }
 
     pub fn transactions(&self) -> usize {
-        let page = Page { cursor: 0, descending: false, limit: 10_000 };
-        self.ledger.transactions(page, &Filter { failed: true, ..Filter::default() }).unwrap().len()
+        let page = Page {
+            cursor: 0,
+            descending: false,
+            limit: 10_000,
+        };
+        self.ledger
+            .transactions(
+                page,
+                &Filter {
+                    failed: true,
+                    ..Filter::default()
+                },
+            )
+            .unwrap()
+            .len()
     }
 }
 
 pub fn succeeded(result: &TransactionResultResult) -> bool {
-    matches!(result, TransactionResultResult::TxSuccess(_) | TransactionResultResult::TxFeeBumpInnerSuccess(_))
+    matches!(
+        result,
+        TransactionResultResult::TxSuccess(_) | TransactionResultResult::TxFeeBumpInnerSuccess(_)
+    )
 }
 
 /// The one operation result of a failed transaction, of its inner one if it is a fee bump.

@@ -8,7 +8,10 @@ mod assets;
 mod claimable;
 mod sponsorship;
 
-use stellar_xdr::{AccountId, MuxedAccount, Operation, OperationBody, OperationResult, OperationResultTr as Tr};
+use stellar_xdr::{
+    AccountId, ChangeTrustAsset, ChangeTrustOp, MuxedAccount, Operation, OperationBody, OperationResult,
+    OperationResultTr as Tr,
+};
 
 use super::reserve::Refused;
 use super::signatures::{Checker, Threshold};
@@ -36,6 +39,10 @@ impl Context<'_> {
     /// Whether this ledger knows the kind of operation.
     pub fn supported(&self) -> Result<(), Failure> {
         match &self.operation.body {
+            OperationBody::ChangeTrust(ChangeTrustOp {
+                line: ChangeTrustAsset::PoolShare(_),
+                ..
+            }) => Err(OperationResult::OpNotSupported),
             OperationBody::CreateAccount(_)
             | OperationBody::Payment(_)
             | OperationBody::SetOptions(_)
