@@ -36,6 +36,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause after a failure.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// The longest pause while there is no consensus at all: a network that is just starting has one soon.
+const LONGEST_WITHOUT: Duration = Duration::from_secs(5);
+
 /// Makes the relay's descriptor as it is to be published at the given time.
 pub type MakeDescriptor = Box<dyn Fn(SystemTime) -> Result<String, DescriptorError> + Send + Sync>;
 
@@ -307,8 +310,13 @@ impl Keeper {
                 Ok(())
             }
             Err(error) => {
+                let longest = if held.microdesc.is_some() {
+                    LONGEST_PAUSE
+                } else {
+                    LONGEST_WITHOUT
+                };
                 let pause = self.refresh_pause;
-                self.refresh_pause = (pause * 2).min(LONGEST_PAUSE);
+                self.refresh_pause = (pause * 2).min(longest);
                 self.refresh_at = tokio::time::Instant::now() + pause;
                 Err(error)
             }

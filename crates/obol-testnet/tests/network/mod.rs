@@ -1,6 +1,7 @@
 //! A small network for these tests: an authority and relays of ours, unpaid, in this process.
 
-#![allow(dead_code)]
+// Each test binary uses a part of it, and nothing here runs outside of tests.
+#![allow(dead_code, clippy::unwrap_used)]
 
 pub mod ctor;
 
