@@ -112,6 +112,28 @@ async fn a_withheld_payment_that_gets_through_before_the_second_attempt_is_the_p
     assert_eq!(world.balance(payee).await, 7);
 }
 
+/// Two accounts have two sequence numbers: the ledger would let both through.
+#[tokio::test]
+async fn a_payment_that_may_still_get_through_is_not_made_from_another_account() {
+    let world = World::funded().await;
+    let rail = Faulty::of(&world, Fault::Withholds);
+    let settler = settler(&world, &rail);
+    let payee = world.payee.account();
+    let pay = |from| settler.pay([1; 32], from, payee, world.asset, stroops(7));
+    assert!(pay(&world.payer).await.is_err());
+    rail.becomes(Fault::Drops);
+    let other = pay(&world.issuer).await;
+    assert!(
+        matches!(other, Err(WalletError::Carry(CarryError::Pending { .. }))),
+        "{other:?}"
+    );
+    world.rail.submit(&rail.seen()[0]).await.unwrap();
+    rail.becomes(Fault::None);
+    pay(&world.issuer).await.unwrap();
+    assert_eq!(world.balance(payee).await, 7);
+    world.adds_up();
+}
+
 #[tokio::test]
 async fn a_transaction_whose_time_is_over_is_dead_and_may_be_made_anew() {
     let world = World::funded().await;
