@@ -8,18 +8,18 @@
 //! | the wallet | an offer, what became of an escrow | `Offer`, `EscrowOpened`, `OpeningFailed`, `EscrowEnded` |
 //! | the clock | | `Tick` |
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use obol_cell::{EscrowId, EscrowOffer, PeerId, RefuseCode, Stroops, ToNode, ToOrigin};
+use obol_cell::{EscrowId, EscrowOffer, EscrowState, PeerId, RefuseCode, Stroops, ToNode, ToOrigin};
 use obol_stellar::keys::EscrowPayer;
 use obol_store::{Journal, StoreError};
 use obol_toll::fact::PayerFact;
 use obol_toll::payer::{CloseReason, GiveUp, Hop, Input, Output, Payer, Report, Unpaid};
 use obol_toll::{TunnelId, UnixMillis};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
@@ -87,6 +87,10 @@ pub(crate) struct Cashier {
     tunnels: Arc<Tunnels>,
     watch: Watch,
     notes: mpsc::UnboundedSender<Note>,
+    /// Escrows that are open, and whose guard has said that it knows them.
+    in_service: HashSet<EscrowId>,
+    /// Whether there is one.
+    ready: watch::Sender<bool>,
     /// The journal failed: nothing that costs money is done any more.
     halted: bool,
 }
@@ -107,8 +111,15 @@ impl Cashier {
             tunnels,
             watch,
             notes,
+            in_service: HashSet::new(),
+            ready: watch::Sender::new(false),
             halted: false,
         }
+    }
+
+    /// Tells whether an escrow can be paid by at once.
+    pub(crate) fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
     }
 
     /// Works until `stop`.
@@ -180,7 +191,11 @@ impl Cashier {
     fn note(&mut self, note: Note) {
         match note {
             Note::Answer { tunnel, body } => {
-                self.count(tunnel, answer_pays(&body));
+                let answer = ToOrigin::decode(&body);
+                self.count(tunnel, answer.as_ref().is_ok_and(answer_pays));
+                if let Ok(ToOrigin::Balance(books)) = answer {
+                    self.serves(books.escrow, books.state == EscrowState::Open);
+                }
                 self.tell(Input::Answer { tunnel, body });
             }
             Note::Traffic { tunnel, up, down } => {
@@ -209,15 +224,29 @@ impl Cashier {
             Note::Offer { guard, offer } => self.tell(Input::Offer { guard, offer }),
             Note::EscrowOpened { escrow, balance } => self.tell(Input::EscrowOpened { escrow, balance }),
             Note::OpeningFailed { escrow } => self.tell(Input::OpeningFailed { escrow }),
-            Note::EscrowEnded { escrow, paid } => self.tell(Input::EscrowEnded { escrow, paid }),
+            Note::EscrowEnded { escrow, paid } => {
+                self.serves(escrow, false);
+                self.tell(Input::EscrowEnded { escrow, paid });
+            }
             Note::SetPay(pay) => self.tell(Input::SetPolicy(pay.into())),
             Note::CloseEscrows => {
                 let open: Vec<EscrowId> = self.till.iter().flat_map(|till| till.payer.open_escrows()).collect();
                 for escrow in open {
+                    self.serves(escrow, false);
                     self.tell(Input::Close { escrow });
                 }
             }
         }
+    }
+
+    /// A guard said whether it serves on an escrow, or the ledger that it does not.
+    fn serves(&mut self, escrow: EscrowId, serves: bool) {
+        if serves {
+            self.in_service.insert(escrow);
+        } else {
+            self.in_service.remove(&escrow);
+        }
+        self.ready.send_replace(!self.in_service.is_empty());
     }
 
     /// Tells the payer what the links to a tunnel's guard have carried since it was told last.
@@ -479,10 +508,10 @@ fn question_pays(body: &[u8]) -> bool {
 }
 
 /// Whether an answer belongs to paying.
-fn answer_pays(body: &[u8]) -> bool {
+fn answer_pays(answer: &ToOrigin) -> bool {
     matches!(
-        ToOrigin::decode(body),
-        Ok(ToOrigin::PaymentRequest { .. }
+        answer,
+        (ToOrigin::PaymentRequest { .. }
             | ToOrigin::Nothing { .. }
             | ToOrigin::Complete { .. }
             | ToOrigin::Refused { .. })

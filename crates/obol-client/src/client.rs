@@ -17,7 +17,7 @@ use obol_stellar::{Connect, Keypair, Network, Outbox, Rail, RailConfig};
 use obol_store::Journal;
 use obol_toll::fact::PayerFact;
 use obol_toll::payer::{Payer, PayerConfig};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -78,6 +78,7 @@ impl Client {
         };
         let wallet = till.as_ref().map(|till| till.wallet.clone());
         let cashier = Cashier::new(till, Arc::clone(&tunnels), links, watch.clone(), tell.clone());
+        let ready = cashier.ready();
         tasks.spawn(cashier.run(new_tunnels, notes, stop.clone()));
         let socks = proxy.address();
         tasks.spawn(proxy.serve(Arc::clone(&tor), Arc::clone(&tunnels), stop.clone(), tasks.clone()));
@@ -87,6 +88,7 @@ impl Client {
                 account,
                 ledger,
                 wallet,
+                ready,
                 notes: tell,
                 tor,
                 tunnels,
@@ -261,6 +263,7 @@ struct Inner {
     /// The first ledger server, `http://host:port`.
     ledger: Option<String>,
     wallet: Option<Wallet>,
+    ready: watch::Receiver<bool>,
     notes: mpsc::UnboundedSender<Note>,
     tor: Arc<TorClient<MeteredRuntime>>,
     tunnels: Arc<Tunnels>,
@@ -305,6 +308,34 @@ impl ClientHandle {
         let _ = self.inner.notes.send(Note::SetPay(pay));
     }
 
+    /// Waits until an escrow to a guard is open and that guard knows it, so that the next tunnel through it is paid from its first bytes on. Where no
+    /// tunnel is open yet, one is opened: the guard's terms come with it.
+    ///
+    /// Never needed: a tunnel is served in the unpaid class until then.
+    ///
+    /// # Errors
+    /// [`SettleError::NotReady`] when `patience` was not enough; it goes on in the background, and [`Event`]s tell what is in the way.
+    pub async fn ready_to_pay(&self, patience: Duration) -> Result<(), SettleError> {
+        self.inner.wallet.as_ref().ok_or(SettleError::NoWallet)?;
+        let mut ready = self.inner.ready.clone();
+        let became_ready = async {
+            if *ready.borrow_and_update() {
+                return Ok(());
+            }
+            loop {
+                // Held until then, so that the tunnel stays.
+                let _reaching = self.reach_guards().await;
+                match tokio::time::timeout(REACH_AGAIN, ready.wait_for(|ready| *ready)).await {
+                    Ok(Ok(_)) => return Ok(()),
+                    Ok(Err(_)) => return Err(SettleError::ShuttingDown),
+                    Err(_) => {}
+                }
+            }
+        };
+        let outcome = tokio::time::timeout(patience, became_ready).await;
+        outcome.unwrap_or(Err(SettleError::NotReady))
+    }
+
     /// Asks every guard to settle, waits until the ledger shows the claims, and brings everything else back to the wallet's account: the
     /// escrows' rest and the funding accounts.
     ///
@@ -323,13 +354,12 @@ impl ClientHandle {
             .map_err(|_| SettleError::ShuttingDown)?;
         let mut unsettled = wallet.unsettled();
         let settled = async {
-            // Held to the end, so that the tunnel stays.
-            let mut _reaching = self.reach_guards().await;
             loop {
+                // Held until then, so that the tunnel stays.
+                let _reaching = self.reach_guards().await;
                 let waiting = unsettled.wait_for(|open| *open == 0);
-                match tokio::time::timeout(REACH_AGAIN, waiting).await {
-                    Ok(_) => return,
-                    Err(_) => _reaching = self.reach_guards().await,
+                if tokio::time::timeout(REACH_AGAIN, waiting).await.is_ok() {
+                    return;
                 }
             }
         };

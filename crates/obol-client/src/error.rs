@@ -87,6 +87,9 @@ pub enum SettleError {
     /// The client is shutting down.
     #[error("the client is shutting down")]
     ShuttingDown,
+    /// The time given was not enough for an escrow to be opened.
+    #[error("no escrow to a guard is open yet")]
+    NotReady,
     /// The time given was not enough; everything goes on, and is resumed after a restart.
     #[error("{open} escrows are not settled yet; settlement goes on, and is resumed after a restart")]
     Unsettled {
