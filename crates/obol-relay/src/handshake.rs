@@ -253,4 +253,3 @@ async fn run(
         leftover: established.leftover,
     })
 }
-

@@ -213,7 +213,7 @@ impl Keys {
             store.write_rotating(&rotating)?;
         }
         let signing_end = check_signing(&rotating.signing, &ed25519, &store)?;
-        // Not yet for links: they need a signing key that has not run out, which `renew` sees to.
+        // Links need a signing key that has not run out. How long onion keys live only the consensus knows: see `renew`.
         let (rotating, signing_end) = if signing_end <= now + SIGNING_MARGIN {
             let rotating = Rotating {
                 signing: new_signing(&ed25519, now)?,
@@ -242,7 +242,6 @@ impl Keys {
             current: RwLock::new(Arc::new(current)),
             store: Mutex::new(store),
         };
-        keys.renew(now, OnionLifetime::default())?;
         Ok(Arc::new(keys))
     }
 
