@@ -21,8 +21,8 @@ impl Bucket {
     pub(crate) fn new(rate: u64) -> Self {
         // The public network's rates are below 2^40 bytes/s; this keeps the product with a second's micros in 64 bits.
         let rate = rate.clamp(1, 1 << 40);
-        // Ten milliseconds: what a timer may be late. At least some cells, for small rates.
-        let burst = (rate / 100).max(8 * 1024) * MICRO;
+        // Forty milliseconds: what a timer may be late on a busy machine; tokens beyond are lost. Some cells at least.
+        let burst = (rate / 25).max(8 * 1024) * MICRO;
         Bucket {
             rate,
             burst,
@@ -66,8 +66,8 @@ mod tests {
     #[test]
     fn a_bucket_gives_its_rate_over_time_and_no_more_than_its_burst_at_once() {
         let mut bucket = Bucket::new(1_000_000);
-        assert_eq!(bucket.available(Time(0)), 10_000);
-        bucket.spend(10_000);
+        assert_eq!(bucket.available(Time(0)), 40_000);
+        bucket.spend(40_000);
         let mut sent = 0;
         let mut now = Time(0);
         while now < Time(10_000_000) {
@@ -78,6 +78,6 @@ mod tests {
             sent += bytes;
         }
         assert!((9_990_000..=10_010_000).contains(&sent), "{sent}");
-        assert_eq!(bucket.available(Time(u64::MAX)), 10_000);
+        assert_eq!(bucket.available(Time(u64::MAX)), 40_000);
     }
 }
