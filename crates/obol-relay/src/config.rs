@@ -175,6 +175,10 @@ pub struct Payments {
     /// The journal of all payment facts.
     #[serde(default = "default_journal")]
     pub journal: PathBuf,
+    /// Size that the journal may not exceed. Absent: as large as the disk allows. At the limit payments stop, as on a full
+    /// disk, and the relay serves everybody unpaid.
+    #[serde(default)]
+    pub journal_limit: Option<Size>,
     /// Where money is settled.
     pub ledger: Ledger,
     /// Whose money it is.
@@ -588,6 +592,15 @@ impl Payments {
                 "payments.largest_step",
                 format!("is {}", self.largest_step),
                 "use 64 KiB times a power of two, at most 1 GiB",
+            ));
+        }
+        if let Some(limit) = self.journal_limit
+            && limit < Size::kib(128)
+        {
+            return Err(invalid(
+                "payments.journal_limit",
+                format!("is {limit}"),
+                "allow at least \"128 KiB\", or remove the key",
             ));
         }
         self.ledger.check()?;

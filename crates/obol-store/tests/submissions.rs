@@ -10,7 +10,7 @@ use obol_toll::fact::NodeFact;
 fn submission(n: u8, purpose: Purpose) -> Submission {
     Submission {
         hash: TxHash([n; 32]),
-        inner_hash: (n % 2 == 0).then_some(TxHash([n + 100; 32])),
+        inner_hash: n.is_multiple_of(2).then_some(TxHash([n + 100; 32])),
         envelope: vec![n; 300],
         purpose,
         source: AccountId([9; 32]),

@@ -187,6 +187,8 @@ fn every_bad_value_gets_an_error_with_its_key_and_an_advice() {
             "gateway.listen",
         ),
     ];
+    let error = parse(&REQUIRED.replace("price_per", "journal_limit = 1000\nprice_per")).expect_err("small");
+    assert!(error.to_string().contains("payments.journal_limit"), "{error}");
     let of_escrows = [
         ("margin = \"4h\"", "payments.escrows.shortest_life"),
         ("longest_life = \"5h\"", "payments.escrows.longest_life"),

@@ -121,7 +121,8 @@ pub(super) struct Driver<E> {
     flushing: HashSet<EscrowId>,
     wanted: HashSet<PeerId>,
     watching: bool,
-    /// Ledgers seen, for what is done every so many.
+    /// The newest ledger, and how many were seen, for what is done every so many.
+    newest: u32,
     ledgers: u32,
     payee: usize,
     payee_since: u64,
@@ -191,6 +192,7 @@ impl<E: Events> Driver<E> {
             flushing: HashSet::new(),
             wanted: HashSet::new(),
             watching: false,
+            newest: 0,
             ledgers: 0,
             payee: 0,
             payee_since: 0,
@@ -451,7 +453,10 @@ impl<E: Events> Driver<E> {
                     sequence: head.sequence,
                     close_time: head.close_time,
                 });
-                self.new_ledger();
+                if head.sequence > self.newest || self.look_at_all {
+                    self.newest = head.sequence;
+                    self.new_ledger();
+                }
             }
             Told::Event(event) => self.tell(event),
             Told::FlushOver(escrow) => {
@@ -515,17 +520,26 @@ impl<E: Events> Driver<E> {
         for fact in &facts {
             self.durable(fact);
         }
-        let escrows = |side: bool| {
-            let view = self.view();
-            if side {
-                view.incoming().count() as u64
-            } else {
-                view.outgoing().filter(|(_, _, s)| s.is_live()).count() as u64
-            }
+        let changes_escrows = |fact: &NodeFact| {
+            !matches!(
+                fact,
+                NodeFact::Claim { .. }
+                    | NodeFact::Allocated { .. }
+                    | NodeFact::Spent { .. }
+                    | NodeFact::Returned { .. }
+                    | NodeFact::CircuitEnded { .. }
+                    | NodeFact::Out(OutFact::Signed { .. })
+            )
         };
-        let (payee, payer) = (escrows(true), escrows(false));
-        self.metrics.set(Metric::Escrows, &["payee"], payee);
-        self.metrics.set(Metric::Escrows, &["payer"], payer);
+        if facts.iter().any(changes_escrows) {
+            let (payee, payer) = {
+                let view = self.view();
+                let ours = view.outgoing().filter(|(_, _, standing)| standing.is_live());
+                (view.incoming().count(), ours.count())
+            };
+            self.metrics.set(Metric::Escrows, &["payee"], payee as u64);
+            self.metrics.set(Metric::Escrows, &["payer"], payer as u64);
+        }
         self.input(Input::Persisted { upto: seq });
     }
 

@@ -115,9 +115,12 @@ pub async fn start<E: Events>(parts: Parts<E>) -> Result<Payments, StartError> {
     } = parts;
     let identity = PeerId(identity);
     let path = data_directory.join(&config.journal);
+    let options = obol_store::Options {
+        max_bytes: config.journal_limit.map(config::Size::bytes),
+    };
     let opened = {
         let path = path.clone();
-        tokio::task::spawn_blocking(move || Journal::<NodeFact>::open(&path)).await
+        tokio::task::spawn_blocking(move || Journal::<NodeFact>::open_with(&path, options)).await
     };
     // The only way to lose it is that the runtime ends.
     let (journal, facts) = opened.map_err(|_| StartError::Store {

@@ -242,11 +242,9 @@ impl View {
     /// Takes in a fact that is durable.
     pub(super) fn apply(&mut self, fact: &NodeFact) {
         match fact {
-            // Circuits are of one run.
-            NodeFact::Restarted => {
-                self.circuits.clear();
-                self.closed.clear();
-            }
+            // Circuits are added as the data plane opens them, so those of earlier runs never are; some may be open
+            // already when this becomes durable.
+            NodeFact::Restarted => {}
             NodeFact::Believed {
                 escrow, owner, balance, ..
             } => {

@@ -335,6 +335,7 @@ pub async fn start(money: &Money, world: &Arc<World>, ed: [u8; 32], all: &[[u8; 
     start_in(money, world, ed, all, directory, capital, payee).await
 }
 
+/// With the keys of these accounts.
 pub async fn start_in(
     money: &Money,
     world: &Arc<World>,
@@ -343,6 +344,20 @@ pub async fn start_in(
     directory: Arc<tempfile::TempDir>,
     capital: Keypair,
     payee: Keypair,
+) -> Node {
+    start_with(world, ed, all, directory, capital, payee, settings(money)).await
+}
+
+/// With these settings.
+#[allow(clippy::too_many_arguments, reason = "a fixture")]
+pub async fn start_with(
+    world: &Arc<World>,
+    ed: [u8; 32],
+    all: &[[u8; 32]],
+    directory: Arc<tempfile::TempDir>,
+    capital: Keypair,
+    payee: Keypair,
+    settings: config::Payments,
 ) -> Node {
     let (sender, events) = mpsc::unbounded_channel();
     let state = Mutex::new(PlaneState {
@@ -362,7 +377,7 @@ pub async fn start_in(
     let metrics = Arc::new(Metrics::new());
     let dynamic: Arc<dyn DataPlane> = Arc::<Plane>::clone(&plane);
     let payments = payments::start(Parts {
-        config: settings(money),
+        config: settings,
         bandwidth: config::Bandwidth::default(),
         data_directory: PathBuf::from(directory.path()),
         identity: ed,
@@ -410,6 +425,7 @@ pub struct Client {
     cumulative: i64,
     deposit: i64,
     circuit: u64,
+    metered: u64,
 }
 
 /// A client's link, at its guard.
@@ -420,6 +436,24 @@ impl Client {
     pub async fn new(money: &Money, path: &[&Node], circuit: u64, deposit: i64) -> Client {
         let wallet = Keypair::random().expect("a key");
         money.fund(&wallet, deposit).await;
+        let key = Keypair::random().expect("a key");
+        let client = Client {
+            wallet,
+            key,
+            escrow: None,
+            k: 0,
+            cumulative: 0,
+            deposit,
+            circuit,
+            metered: 0,
+        };
+        client.reconnect(path);
+        client
+    }
+
+    /// A link to the guard, and the circuit along the path.
+    pub fn reconnect(&self, path: &[&Node]) {
+        let circuit = self.circuit;
         let guard = path[0];
         let address = Ipv4Addr::new(192, 0, 2, 1).into();
         guard.plane.event(PaymentEvent::LinkUp {
@@ -447,23 +481,13 @@ impl Client {
                 });
             }
         }
-        let key = Keypair::random().expect("a key");
-        Client {
-            wallet,
-            key,
-            escrow: None,
-            k: 0,
-            cumulative: 0,
-            deposit,
-            circuit,
-        }
     }
 
     pub fn send(&self, to: &Node, message: &ToNode) {
         to.plane.event(PaymentEvent::Message {
             circuit: CircuitId::from_u64(self.circuit),
             body: message.encode(),
-            metered: 0,
+            metered: self.metered,
             credit: 0,
         });
     }
@@ -518,6 +542,8 @@ impl Client {
     pub async fn pay(&mut self, path: &[&Node], n: u16, step: Step, amounts: &[i64]) -> ToOrigin {
         let (escrow, _) = self.escrow.as_ref().expect("open");
         self.k += 1;
+        // Used up, or its messages would be a flood.
+        self.metered += step.bytes();
         self.cumulative += amounts[0];
         let terms = escrow.terms();
         let hasher = ClaimHasher::new(escrow).expect("claims");

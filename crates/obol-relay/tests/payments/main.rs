@@ -4,7 +4,7 @@ mod bench;
 
 use std::sync::Arc;
 
-use bench::{CAPITAL, Client, DEPOSIT, Money, Node, PRICE, World, start, start_in, until};
+use bench::{CAPITAL, Client, DEPOSIT, Money, Node, PRICE, World, settings, start, start_in, start_with, until};
 use obol_cell::{Step, ToNode, ToOrigin};
 use obol_relay::metrics::Metric;
 use obol_relay::payments::{Direction, EscrowView, Standing};
@@ -211,4 +211,53 @@ async fn a_second_relay_on_the_same_journal_does_not_start() {
     let a = start(&money, &world, A, &[A]).await;
     let error = obol_store::Journal::<obol_toll::fact::NodeFact>::open(&a.journal()).expect_err("in use");
     assert!(matches!(error, obol_store::OpenError::InUse { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_journal_stops_payments_before_anything_is_granted_for_what_it_lost() {
+    let money = Money::start().await;
+    let world = Arc::new(World::default());
+    let a = start(&money, &world, A, &[A]).await;
+    let mut client = Client::new(&money, &[&a], 5, 1_000_000_000).await;
+    client.open_escrow(&money, &a).await;
+    assert!(matches!(
+        client.pay(&[&a], 1, Step::FIRST, &[PRICE]).await,
+        ToOrigin::Complete { n: 1, .. }
+    ));
+    let (directory, capital, payee) = a.stop(&world).await;
+
+    // Room for a few more payments.
+    let mut limited = settings(&money);
+    limited.journal_limit = Some(obol_relay::config::Size::kib(160));
+    let a = start_with(&world, A, &[A], directory, capital, payee, limited).await;
+    client.reconnect(&[&a]);
+    let paid = async {
+        let mut n = 0;
+        loop {
+            n += 1;
+            client.pay(&[&a], n, Step::FIRST, &[PRICE]).await;
+        }
+    };
+    tokio::select! {
+        never = paid => never,
+        error = a.payments.failed() => assert_eq!(error, obol_store::StoreError::Full),
+    }
+    assert!(a.state().stopped);
+    let bought: u64 = a.state().circuits.iter().map(|circuit| circuit.bought).sum();
+    let initial: u64 = a.state().circuits.iter().map(|circuit| circuit.initial_credit).sum();
+    assert_eq!(
+        a.plane.granted(5),
+        initial + bought,
+        "credit was granted for durable payments only"
+    );
+    let (directory, capital, payee) = a.stop(&world).await;
+
+    // What the journal has is what is owed.
+    let a = start_in(&money, &world, A, &[A], directory, capital, payee).await;
+    let claimed = escrows(&a, Direction::In)[0].cumulative;
+    assert!(claimed >= PRICE && claimed <= client.paid());
+    a.payments.close_all().await;
+    until("the flush", || (a.state().sums.settled_in == claimed).then_some(())).await;
+    assert_eq!(money.holding(a.payee.account()).await, claimed);
+    a.payments.audit().await.expect("the books add up");
 }
