@@ -1,5 +1,7 @@
 //! The life of an escrow (docs: settlement), step by step on the ledger: open, claim by fee bump, sweep, merge; and what must not work.
 
+#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
 mod common;
 
 use common::*;

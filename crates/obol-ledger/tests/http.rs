@@ -1,5 +1,7 @@
 //! The server over loopback, with a small client.
 
+#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
 mod common;
 
 use std::net::SocketAddr;

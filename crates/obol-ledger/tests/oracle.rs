@@ -4,6 +4,8 @@
 //! the same result XDR, the same fee changes and the same entries before and after as stellar-core's meta; every header the
 //! same fee pool and the same hash over its results.
 
+#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
 use std::collections::{BTreeMap, HashMap};
 
 use obol_ledger::core::account::new_account;

@@ -1,6 +1,8 @@
 //! Whatever is submitted: nothing is created or lost, no balance is negative, sequence numbers only rise, reserves are counted right,
 //! and garbage is refused.
 
+#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -99,7 +101,7 @@ fn operations(step: &Step, claimable: &[ClaimableBalanceId]) -> Vec<Operation> {
         Step::Flags(flags) => one(
             ISSUER,
             options(|o| {
-                (o.set_flags, o.clear_flags) = (Some(u32::from(*flags & 3) | 8 * u32::from(flags >> 2)), Some(0))
+                (o.set_flags, o.clear_flags) = (Some(u32::from(*flags & 3) | (8 * u32::from(flags >> 2))), Some(0))
             }),
         ),
         Step::Authorize(a, yes) => one(

@@ -1,5 +1,7 @@
 //! A ledger on disk: a restart continues it; a new one is another network.
 
+#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
 mod common;
 
 use common::*;

@@ -144,8 +144,8 @@ pub async fn list(State(app): State<App>, asked: Asked) -> Answer {
     let records = app.ledger.with_state(|state| {
         let mut ids: Vec<AccountId> = state
             .entries
-            .iter()
-            .filter_map(|(_, entry)| match &entry.data {
+            .values()
+            .filter_map(|entry| match &entry.data {
                 LedgerEntryData::Account(account) => Some((&account.account_id, entry)),
                 _ => None,
             })
