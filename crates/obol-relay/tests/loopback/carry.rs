@@ -1,6 +1,8 @@
 //! Bytes through one and three relays, counted and paid for.
 
-use obol_onion::engine::PaymentEvent;
+use std::time::Duration;
+
+use obol_onion::engine::{EngineConfig, PaymentEvent};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::harness::*;
@@ -135,6 +137,61 @@ async fn payment_events_tell_of_links_circuits_and_their_ends() {
         while let Some(event) = guard.payments.recv().await {
             assert!(matches!(event, PaymentEvent::LinkDown { .. }), "{event:?}");
         }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limited_guard_gives_a_paying_circuit_its_share_and_an_unpaid_one_the_rest() {
+    within(async {
+        let rated = Options {
+            engine: EngineConfig {
+                rate: Some(256 << 10),
+                ..EngineConfig::default()
+            },
+            ..Options::default()
+        };
+        let mut guard = node(rated).await;
+        let last = node(Options::default()).await;
+        let engine = guard.handle.engine();
+        let (paying, other) = (
+            circuit(&[&guard, &last], OURS).await,
+            circuit(&[&guard, &last], OURS).await,
+        );
+        let mut opened = Vec::new();
+        while let Some(event) = guard.payments.try_recv() {
+            if let PaymentEvent::CircuitOpened { circuit, .. } = event {
+                opened.push(circuit);
+            }
+        }
+        engine.grant(opened[0], 1 << 40);
+        let from = endless().await;
+        let draining = tokio::spawn(async move {
+            let mut stream = other.begin_stream("127.0.0.1", from.port(), None).await.unwrap();
+            let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+        });
+        // Once the other has started, both want more than there is.
+        while engine.metered(opened[1]).unwrap() < 100_000 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let before = engine.counters();
+        let from = source(600_000).await;
+        download(&paying, from, 600_000).await;
+        let after = engine.counters();
+        let carried = |class: usize| after.cells[class].iter().sum::<u64>() - before.cells[class].iter().sum::<u64>();
+        assert!(
+            carried(1) * 5 < carried(0),
+            "{} unpaid beside {} paid cells",
+            carried(1),
+            carried(0)
+        );
+        assert!(carried(1) > 0, "it is slowed, not starved");
+        // Alone, it has everything that is left over.
+        let alone = engine.metered(opened[1]).unwrap();
+        while engine.metered(opened[1]).unwrap() < alone + 400_000 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        draining.abort();
     })
     .await;
 }

@@ -201,6 +201,18 @@ pub async fn source(len: usize) -> SocketAddr {
     address
 }
 
+/// A server that sends to everybody until they leave.
+pub async fn endless() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            tokio::spawn(async move { while tcp.write_all(&[7; 16 * 1024]).await.is_ok() {} });
+        }
+    });
+    address
+}
+
 /// A server that returns what it gets.
 pub async fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
