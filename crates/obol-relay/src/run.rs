@@ -386,9 +386,9 @@ async fn renew(keys: Arc<Keys>, directory: Arc<Directory>) {
             .next_renewal(onion)
             .duration_since(SystemTime::now())
             .unwrap_or_default();
-        // A clock that jumps must not make a renewal wait for its old idea of when.
-        tokio::time::sleep(wait.clamp(Duration::from_secs(60), Duration::from_secs(3600))).await;
-        if !wait.is_zero() && wait > Duration::from_secs(3600) {
+        if !wait.is_zero() {
+            // A clock that jumps must not make a renewal wait for its old idea of when.
+            tokio::time::sleep(wait.min(Duration::from_secs(3600))).await;
             continue;
         }
         let owned = Arc::clone(&keys);
@@ -402,6 +402,8 @@ async fn renew(keys: Arc<Keys>, directory: Arc<Directory>) {
             Ok(Err(error)) => tracing::error!(%error, "keys cannot be renewed"),
             Err(_) => return,
         }
+        // What could not be renewed is tried again, not over and over.
+        tokio::time::sleep(Duration::from_secs(60)).await;
     }
 }
 
