@@ -511,10 +511,10 @@ fn question_pays(body: &[u8]) -> bool {
 fn answer_pays(answer: &ToOrigin) -> bool {
     matches!(
         answer,
-        (ToOrigin::PaymentRequest { .. }
+        ToOrigin::PaymentRequest { .. }
             | ToOrigin::Nothing { .. }
             | ToOrigin::Complete { .. }
-            | ToOrigin::Refused { .. })
+            | ToOrigin::Refused { .. }
     )
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arti_client::TorClient;
+use arti_client::{DataStream, TorClient};
 use obol_cell::{Asset, PricePer64KiB, Stroops};
 use obol_stellar::escrow::PayerSecret;
 use obol_stellar::key::{KeyFileError, account_text};
@@ -374,14 +374,17 @@ impl ClientHandle {
     }
 
     /// Where no tunnel is open, opens one, so that guards can be asked. It goes to the ledger's server, where nothing is said.
-    async fn reach_guards(&self) -> Option<StreamGuard> {
+    async fn reach_guards(&self) -> Option<(StreamGuard, DataStream)> {
         let inner = &self.inner;
         if inner.watch.figures().tunnels.iter().any(|tunnel| tunnel.open) {
             return None;
         }
         let (host, port) = host_and_port(inner.ledger.as_deref()?)?;
         match fresh_stream(&inner.tor, &host, port).await {
-            Ok(stream) => inner.tunnels.carries(&stream, std::time::Instant::now()),
+            Ok(stream) => {
+                let guard = inner.tunnels.carries(&stream, std::time::Instant::now())?;
+                Some((guard, stream))
+            }
             Err(kind) => {
                 debug!(%kind, "no tunnel to a guard could be opened");
                 None

@@ -83,6 +83,8 @@ struct State {
     /// All funding accounts.
     funding: HashSet<u64>,
     followed: HashSet<EscrowId>,
+    /// The newest offer to each guard that was not accepted yet.
+    offered: HashMap<PeerId, EscrowId>,
 }
 
 /// What a wallet is made of.
@@ -146,7 +148,15 @@ impl Wallet {
                 tasks: parts.tasks,
             }),
         };
-        for known in known_escrows(facts) {
+        let known = known_escrows(facts);
+        for offered in kept
+            .iter()
+            .filter(|id| known.iter().all(|known| known.escrow.id() != **id))
+        {
+            // Never accepted, or abandoned: nothing can have been paid in, since acceptance is durable before that.
+            wallet.forget(*offered).await;
+        }
+        for known in known {
             // Those that the ledger may not have yet are asked for by the payer; those without a nonce are wound up.
             if known.opened && kept.contains(&known.escrow.id()) {
                 wallet.show(&known.escrow, known.deposit, "open");
@@ -208,7 +218,7 @@ impl Wallet {
             let mut pause = Pause::new(wallet.inner.poll);
             let mut told = String::new();
             loop {
-                match wallet.offer(deposit, life).await {
+                match wallet.offer(guard, deposit, life).await {
                     Ok(offer) => {
                         wallet.tell(Note::Offer { guard, offer });
                         return;
@@ -231,8 +241,13 @@ impl Wallet {
         });
     }
 
-    async fn offer(&self, deposit: Stroops, life: u32) -> Result<EscrowOffer, OfferError> {
+    async fn offer(&self, guard: PeerId, deposit: Stroops, life: u32) -> Result<EscrowOffer, OfferError> {
         let _one_at_a_time = self.inner.offering.lock().await;
+        let before = self.state().offered.remove(&guard);
+        if let Some(before) = before {
+            // It came to nothing, or the payer would not ask again: its funding account is free for this one.
+            self.forget(before).await;
+        }
         let number = self.funded(deposit).await?;
         let head = self.inner.settler.rail().latest_ledger().await?;
         let mut nonce = [0; 32];
@@ -241,7 +256,10 @@ impl Wallet {
         let mut secret = nonce.to_vec();
         secret.extend_from_slice(&number.to_be_bytes());
         self.inner.journal.keep_secret(ESCROWS, &escrow.0, &secret).await?;
-        self.state().funding_of.insert(escrow, number);
+        let mut state = self.state();
+        state.funding_of.insert(escrow, number);
+        state.offered.insert(guard, escrow);
+        drop(state);
         Ok(EscrowOffer {
             escrow,
             network: self.inner.settler.network().id(),
@@ -320,6 +338,7 @@ impl Wallet {
     /// Opens an escrow that its guard accepted. Tries until it is open, or never can be.
     pub(crate) fn open(&self, escrow: obol_toll::Escrow, deposit: Stroops, refund: Signature) {
         let wallet = self.clone();
+        self.state().offered.remove(&escrow.terms.payee);
         self.show(&escrow, deposit, "opening");
         self.inner.watch.tell(Event::EscrowOpening {
             guard: self.inner.watch.guard(escrow.terms.payee),

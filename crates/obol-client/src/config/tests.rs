@@ -74,3 +74,20 @@ fn negative_money_is_not_an_amount() {
     assert!(ClientConfig::parse(&PAYING.replace("\"10\"", "-1")).is_err());
     assert!(ClientConfig::parse(&PAYING.replace("\"10\"", "\"1.23456789\"")).is_err());
 }
+
+#[test]
+fn the_configuration_in_the_readme_is_one() {
+    let readme = include_str!("../../README.md");
+    let text = readme
+        .split("```toml\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .unwrap();
+    let config = ClientConfig::parse(text).unwrap();
+    assert_eq!(config.payments.unwrap().pay, Pay::WhenItHelps);
+    // The commented keys are keys too.
+    let all = text.replace("# max_tunnel", "max_tunnel").replace("# budget", "budget");
+    let payments = ClientConfig::parse(&all).unwrap().payments.unwrap();
+    assert_eq!(payments.tunnel_ceiling(), 303);
+    assert_eq!(payments.budget, Some(Amount::units(5)));
+}

@@ -346,3 +346,21 @@ async fn an_empty_wallet_says_so_and_tries_again_when_it_is_funded() {
     assert!(matches!(run.note().await, Note::Offer { .. }));
     run.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_offer_that_comes_to_nothing_frees_its_funding_account() {
+    let world = World::new().await;
+    let mut run = world.run().await;
+    let first = run.offered().await;
+    let second = run.offered().await;
+    assert_ne!(first.escrow, second.escrow);
+    assert_eq!(world.balance(world.account.account()).await, WEALTH - DEPOSIT);
+    run.end().await;
+
+    // The next run knows that the second was not accepted either.
+    let mut run = world.run().await;
+    assert!(run.journal.secrets(ESCROWS).await.unwrap().is_empty());
+    run.opened(&world).await;
+    assert_eq!(world.balance(world.account.account()).await, WEALTH - DEPOSIT);
+    run.end().await;
+}
