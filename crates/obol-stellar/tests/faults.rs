@@ -127,6 +127,15 @@ async fn a_payment_that_may_still_get_through_is_not_made_from_another_account()
         matches!(other, Err(WalletError::Carry(CarryError::Pending { .. }))),
         "{other:?}"
     );
+    assert_eq!(
+        world
+            .outbox
+            .all()
+            .iter()
+            .filter(|s| s.purpose == Purpose::Wallet([1; 32]))
+            .count(),
+        1
+    );
     world.rail.submit(&rail.seen()[0]).await.unwrap();
     rail.becomes(Fault::None);
     pay(&world.issuer).await.unwrap();
