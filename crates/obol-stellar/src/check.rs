@@ -1,7 +1,7 @@
 //! What each side checks before it relies on an escrow: pure functions of what a closed ledger showed.
 //!
 //! **A payee believes an escrow only after it read it** (settlement.md): [`check_escrow`] and [`check_issuer`], put
-//! together with reading by [`believe`]. Before it signs a flush it looks once more: [`check_flush`] [H11].
+//! together with reading by [`believe`]. Before it signs a flush it looks once more: [`check_flush`] (H11).
 
 use std::sync::Arc;
 
@@ -208,7 +208,7 @@ pub enum EscrowStatus {
         /// Its balance.
         balance: Stroops,
     },
-    /// A flush of claim `k` is in a ledger and failed; the claims up to `k` are dead, the escrow is still open [H11].
+    /// A flush of claim `k` is in a ledger and failed; the claims up to `k` are dead, the escrow is still open (H11).
     FlushFailed {
         /// The claim.
         k: u32,
@@ -249,7 +249,7 @@ pub fn status(escrow: &Escrow, account: Option<&AccountState>) -> EscrowStatus {
 }
 
 /// What the payee checks at the newest ledger before it signs a flush, since a flush that fails in a ledger uses its
-/// claim [H11]: the escrow is open and holds enough, its own account can take the money, and pay the fee.
+/// claim (H11): the escrow is open and holds enough, its own account can take the money, and pay the fee.
 ///
 /// `e` is the escrow's account, `payee` our own, both read just now; `fee` the whole fee of the bump.
 ///

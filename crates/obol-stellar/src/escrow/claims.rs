@@ -61,7 +61,7 @@ impl ClaimHasher {
 
     /// The payer's signature on claim `k`; `None` for a number or amount that no claim has.
     ///
-    /// The caller has stored (k, cumulative) before, and never signs less than it ever signed [H2].
+    /// The caller has stored (k, cumulative) before, and never signs less than it ever signed (H2).
     pub fn sign(&self, key: &Keypair, k: u32, cumulative: Stroops) -> Option<Signature> {
         self.hash(k, cumulative).map(|hash| key.sign(&hash.0))
     }

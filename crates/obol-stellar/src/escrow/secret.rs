@@ -13,7 +13,7 @@ use crate::key::{KeyFileError, Keypair};
 use crate::tx::TxError;
 
 /// A relay's escrow secret. Each relay has its own: sharing it between relays would let one claim be shown to both
-/// [C1]. Part of every backup, since without it no escrow can be flushed.
+/// (C1). Part of every backup, since without it no escrow can be flushed.
 #[derive(Clone)]
 pub struct EscrowSecret(Zeroizing<[u8; 32]>);
 
@@ -32,7 +32,7 @@ impl EscrowSecret {
     }
 
     /// r for these terms: HKDF-SHA-256 with `"obol-escrow-1" | network id | asset | relay identity | payee account | E |
-    /// S0 | expiry | minimum deposit` as info [C1]. A signature of r under other terms is then worthless.
+    /// S0 | expiry | minimum deposit` as info (C1). A signature of r under other terms is then worthless.
     pub fn signer(&self, terms: &EscrowTerms) -> Keypair {
         let mut info = Vec::with_capacity(13 + 196);
         info.extend_from_slice(b"obol-escrow-1");
@@ -110,7 +110,7 @@ impl PayerSecret {
         derive(&self.0, &info)
     }
 
-    /// The key of the one-time account with this number, which funds escrows in place of the wallet [C4].
+    /// The key of the one-time account with this number, which funds escrows in place of the wallet (C4).
     pub fn funding_key(&self, network: NetworkId, number: u64) -> Keypair {
         let mut info = Vec::with_capacity(14 + 40);
         info.extend_from_slice(b"obol-funding-1");

@@ -211,7 +211,7 @@ impl Escrow {
     }
 
     /// Drops the trust line and merges E into `into`. The ledger refuses it (`op_seq_num_too_far`) until its own number
-    /// has passed S0 >> 32 [M5].
+    /// has passed S0 >> 32 (M5).
     ///
     /// # Errors
     /// Never for terms that passed [`Escrow::new`].

@@ -39,7 +39,7 @@ pub enum Flushed {
         /// What the fee bump cost, stroops of lumens.
         fee_charged: Stroops,
     },
-    /// The flush is in a ledger and failed: claims up to `k` are dead, the escrow is open [H11].
+    /// The flush is in a ledger and failed: claims up to `k` are dead, the escrow is open (H11).
     FailedInLedger {
         /// The claim.
         k: u32,

@@ -30,7 +30,7 @@ pub struct Ended {
 /// What was done of winding an escrow up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WindUp {
-    /// Swept; the merge has to wait until the ledger has this number [M5].
+    /// Swept; the merge has to wait until the ledger has this number (M5).
     Swept {
         /// From this ledger on.
         merge_from: u32,
@@ -40,7 +40,7 @@ pub enum WindUp {
 }
 
 impl Settler {
-    /// Opens escrows with one transaction of `funder`: the payer's account, or a one-time account [C4]. May be called
+    /// Opens escrows with one transaction of `funder`: the payer's account, or a one-time account (C4). May be called
     /// again after any error, and after a restart: it looks first.
     ///
     /// # Errors
@@ -212,7 +212,7 @@ impl Settler {
 
     /// Winds up an escrow that has ended: sends what is left of the asset to `rest_to` (which needs a trust line), and as
     /// soon as the ledger allows, E's lumens to `lumens_to`. E pays the fees. Best not the wallet, but the next one-time
-    /// account [C4].
+    /// account (C4).
     ///
     /// # Errors
     /// When E has not ended, or something stands in the way for now.

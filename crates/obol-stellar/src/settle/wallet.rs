@@ -12,7 +12,7 @@ use crate::tx::{Op, Options, Tx, TxError};
 /// The flag that makes an issuer's flags, all absent, final (AUTH_IMMUTABLE).
 const AUTH_IMMUTABLE: u32 = 4;
 
-/// A one-time account that funds one escrow or a few [C4].
+/// A one-time account that funds one escrow or a few (C4).
 #[derive(Debug, Clone, Copy)]
 pub struct OneTime<'a> {
     /// Its key.
