@@ -478,6 +478,7 @@ impl Plan {
                 forward_ceiling: None,
                 largest_step: Size::mib(16),
                 journal: PathBuf::from("payments.sqlite"),
+                journal_limit: None,
                 ledger: relay_config::Ledger {
                     network_passphrase: ledger.passphrase().to_owned(),
                     asset: AssetName {

@@ -116,6 +116,14 @@ async fn set_up(args: &DemoArgs, show: &Show, directory: &Path) -> anyhow::Resul
     settlement::wait_for_relay_escrows(&network).await?;
     wait.finish_and_clear();
     let n = network.relays.len();
+    let stage = Stage {
+        network,
+        origin,
+        file,
+        payer,
+        free_rider,
+    };
+    download::open_escrow(&stage, show).await?;
     show.line(&format!(
         "{} escrows between the relays are open; both clients are ready",
         n * (n - 1)

@@ -109,10 +109,13 @@ fn parse_size(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Warnings, but not those that any small Tor network gives every second: too few guards to choose from.
+const QUIET: &str = "warn,tor_netdir=error,tor_guardmgr=error,tor_circmgr=error,tor_dirmgr=error,arti_client=error";
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = match cli.log.as_deref().map(EnvFilter::try_new) {
-        None => EnvFilter::new("warn,tor_guardmgr=error,tor_circmgr=error,tor_dirmgr=error,arti_client=error"),
+        None => EnvFilter::new(QUIET),
         Some(Ok(filter)) => filter,
         Some(Err(error)) => {
             eprintln!("obol: --log: {error}. Write a level, or module=level pairs with commas between them.");

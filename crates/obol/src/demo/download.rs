@@ -16,6 +16,34 @@ const UNIT: u64 = 64 * 1024;
 const CELL: u64 = 514;
 const POSITIONS: [&str; 3] = ["guard", "middle", "exit"];
 
+/// How long an escrow may take: a conversation with the guard, a ledger or two.
+const ESCROW_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A client opens an escrow to a guard that it meets for the first time, long before much is carried: here a first small
+/// request is what makes them meet.
+pub(crate) async fn open_escrow(stage: &Stage, show: &Show) -> anyhow::Result<()> {
+    let wait = show.wait("the client meets its guard, and opens an escrow to it");
+    let told = show.follow(&stage.payer, &wait);
+    let meeting = async {
+        download(
+            stage.payer.socks_addr(),
+            "meeting",
+            stage.origin.address(),
+            "/hello",
+            |_| {},
+        )
+        .await?;
+        while !stage.payer.figures().escrows.iter().any(|e| e.state == "open") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        anyhow::Ok(())
+    };
+    let met = tokio::time::timeout(ESCROW_PATIENCE, meeting).await;
+    told.abort();
+    wait.finish_and_clear();
+    met.context("no escrow to the guard was opened in time")?
+}
+
 pub(crate) async fn run(stage: &Stage, show: &Show, report: &mut Report, processes: bool) -> anyhow::Result<()> {
     let length = stage.file.length;
     show.part(&format!(
