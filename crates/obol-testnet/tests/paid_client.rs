@@ -1,0 +1,199 @@
+//! A paying client on a whole network: relays with their payments, ledger, wallet, all of it real.
+
+use std::time::Duration;
+
+use obol_client::{Client, ClientHandle, Event, Pay, Refusal, SettleError, TunnelFigures};
+use obol_testnet::download::download;
+use obol_testnet::network::{Network, NetworkOptions};
+use obol_testnet::origin::{Origin, OriginFile};
+use obol_testnet::state::RelayState;
+
+/// Far more than anything here takes: a hang becomes a failure.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Ledgers until an escrow's account may be merged.
+const LEDGERS_TO_MERGE: u32 = 70;
+const LENGTH: u64 = 3 << 20;
+
+struct World {
+    network: Network,
+    origin: Origin,
+    file: OriginFile,
+    _directory: tempfile::TempDir,
+}
+
+impl World {
+    async fn new() -> World {
+        let directory = tempfile::tempdir().unwrap();
+        let file = OriginFile::generate(&directory.path().join("file"), LENGTH, 7)
+            .await
+            .unwrap();
+        let origin = Origin::start(file.clone()).await.unwrap();
+        let starting = Network::start(NetworkOptions::new(directory.path().join("network")), |_| {});
+        let network = tokio::time::timeout(PATIENCE, starting)
+            .await
+            .expect("in time")
+            .unwrap();
+        let world = World {
+            network,
+            origin,
+            file,
+            _directory: directory,
+        };
+        world.relays_have_opened().await;
+        world
+    }
+
+    /// Every relay has an escrow to every other.
+    async fn relays_have_opened(&self) {
+        let others = self.network.relays.len() - 1;
+        let all = async {
+            for relay in &self.network.relays {
+                loop {
+                    let state = RelayState::of(&relay.control).await.unwrap();
+                    let open = state
+                        .escrows
+                        .iter()
+                        .filter(|e| e.direction == "out" && e.state == "open");
+                    if open.count() >= others {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, all).await.expect("in time");
+    }
+
+    async fn fetch(&self, client: &ClientHandle, user: &str) {
+        let fetching = download(client.socks_addr(), user, self.origin.address(), "/file", |_| {});
+        let done = tokio::time::timeout(PATIENCE, fetching)
+            .await
+            .expect("in time")
+            .unwrap();
+        assert_eq!((done.bytes, done.sha256), (LENGTH, self.file.sha256));
+    }
+
+    /// Settles, with the ledger wound on until accounts may be merged.
+    async fn settle(&self, client: &ClientHandle) {
+        let merging = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                self.network.ledger.advance(0, LEDGERS_TO_MERGE).unwrap();
+            }
+        };
+        tokio::select! {
+            closed = client.close_escrows(PATIENCE) => closed.unwrap(),
+            () = merging => {}
+        }
+    }
+
+    /// What an account holds of the asset by the ledger's own books, in stroops.
+    fn holding(&self, account: &str) -> i64 {
+        let audit = self.network.ledger.audit().unwrap();
+        assert!(audit.assets.values().all(|asset| asset.difference == 0), "{audit:?}");
+        let balances = audit.accounts.get(account).expect("the account is on the ledger");
+        balances.assets.values().sum()
+    }
+}
+
+fn busiest(client: &ClientHandle) -> TunnelFigures {
+    let tunnels = client.figures().tunnels.into_iter();
+    tunnels.max_by_key(|tunnel| tunnel.payload_received).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_is_paid_at_every_hop_and_settles_to_the_stroop_over_a_restart() {
+    let world = World::new().await;
+    let directory = world.network.options.directory.join("client");
+    let config = world.network.client_config(&directory, Some(Pay::Always)).unwrap();
+    let client = Client::start(config.clone()).await.unwrap();
+    let account = client.wallet_account().unwrap().to_owned();
+    let before = world.holding(&account);
+    client.ready_to_pay(PATIENCE).await.unwrap();
+
+    world.fetch(&client, "a").await;
+    let tunnel = busiest(&client);
+    assert_eq!(tunnel.paid_hops, 3, "{tunnel:?}");
+    assert!(tunnel.payments > 1 && tunnel.first_payment_ms.is_some(), "{tunnel:?}");
+    let units = i64::try_from(tunnel.bought / 65_536).unwrap();
+    for hop in &tunnel.hops {
+        assert!(
+            hop.paid > 0 && hop.paid <= units * hop.price_per_64_kib.unwrap(),
+            "{hop:?}"
+        );
+    }
+    let own: i64 = tunnel.hops.iter().map(|hop| hop.paid).sum();
+    assert!(tunnel.spent >= own, "fees come on top: {tunnel:?}");
+
+    // Dead, and back: the books are those of before, and money goes on from there.
+    client.shutdown().await;
+    let client = Client::start(config).await.unwrap();
+    let [escrow] = &client.figures().escrows[..] else {
+        panic!()
+    };
+    assert!(
+        escrow.claim > 0 && escrow.signed >= own && escrow.state == "open",
+        "{escrow:?}"
+    );
+    client.ready_to_pay(PATIENCE).await.unwrap();
+    world.fetch(&client, "b").await;
+    assert!(busiest(&client).payments > 0);
+    let signed = client.figures().escrows[0].signed;
+    assert!(signed > escrow.signed);
+
+    // Tunnels keep buying until nobody uses them; from here on nothing more is signed.
+    client.set_pay(Pay::Never);
+    world.settle(&client).await;
+    let [escrow] = &client.figures().escrows[..] else {
+        panic!()
+    };
+    assert_eq!(escrow.settled, Some(escrow.signed), "{escrow:?}");
+    assert_eq!(world.holding(&account), before - escrow.signed);
+    client.shutdown().await;
+    world.network.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_that_is_spent_is_said_and_everything_goes_on_unpaid() {
+    let world = World::new().await;
+    let directory = world.network.options.directory.join("thrifty");
+    let mut config = world.network.client_config(&directory, Some(Pay::Always)).unwrap();
+    let budget = 1_000;
+    config.payments.as_mut().unwrap().budget = Some(obol_client::config::Amount(budget));
+    let client = Client::start(config).await.unwrap();
+    let mut events = client.events();
+    client.ready_to_pay(PATIENCE).await.unwrap();
+    world.fetch(&client, "a").await;
+    let said = async {
+        loop {
+            if let Event::NotPaid {
+                why: Refusal::BudgetSpent,
+                ..
+            } = events.recv().await.unwrap()
+            {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, said).await.expect("in time");
+    let spent: i64 = client.figures().tunnels.iter().map(|tunnel| tunnel.spent).sum();
+    assert!(spent > 0 && spent <= budget, "{spent} stroops were spent");
+    client.shutdown().await;
+    world.network.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_never_pays_is_served_and_has_no_escrow() {
+    let world = World::new().await;
+    let client = world.network.client("free", None).await.unwrap();
+    world.fetch(&client, "a").await;
+    assert!(matches!(
+        client.close_escrows(PATIENCE).await,
+        Err(SettleError::NoWallet)
+    ));
+    assert!(client.figures().escrows.is_empty());
+    let tunnel = busiest(&client);
+    assert_eq!((tunnel.spent, tunnel.payments, tunnel.setup_cells), (0, 0, 0));
+    client.shutdown().await;
+    world.network.stop().await;
+}
