@@ -1,5 +1,7 @@
 //! A paying client on a whole network: relays with their payments, ledger, wallet, all of it real.
 
+#![allow(clippy::unwrap_used)]
+
 use std::time::Duration;
 
 use obol_client::{Client, ClientHandle, Event, Pay, Refusal, SettleError, TunnelFigures};
