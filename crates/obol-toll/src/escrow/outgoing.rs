@@ -51,6 +51,8 @@ pub(crate) struct Outgoing {
     pub(crate) allocated: Stroops,
     /// The payee said that it knows the escrow: terms need not be repeated, and it may be used.
     pub(crate) known: bool,
+    /// How often the payee said that it does not know it (a relay's books; a client's are in the payer).
+    pub(crate) unknown: u8,
     /// The time for the next escrow came, or little is left: another one is wanted.
     pub(crate) succeeded: bool,
     /// The refund was asked for in this run.
@@ -86,6 +88,7 @@ impl Outgoing {
             cumulative: Stroops::ZERO,
             allocated: Stroops::ZERO,
             known: false,
+            unknown: 0,
             succeeded: false,
             refunding: false,
         })

@@ -128,6 +128,8 @@ pub struct Node<K> {
     by_payee: HashMap<PeerId, Vec<EscrowId>>,
     offered: BTreeMap<EscrowId, payer::Offered>,
     wanted: BTreeMap<PeerId, payer::Want>,
+    /// How often in a row a peer declined.
+    declines: HashMap<PeerId, u8>,
     /// When the next batch of wants is due.
     wants_at: Option<UnixMillis>,
     /// Allocations that wait for the next signature.
@@ -180,6 +182,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
             by_payee: HashMap::new(),
             offered: BTreeMap::new(),
             wanted: BTreeMap::new(),
+            declines: HashMap::new(),
             wants_at: None,
             batches: BTreeMap::new(),
             totals: Totals::default(),

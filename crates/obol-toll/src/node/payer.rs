@@ -26,8 +26,10 @@ use obol_cell::{
 const OFFER_MS: u64 = 60_000;
 /// An opened escrow that the payee does not know yet is asked about again after this.
 const ASK_AGAIN_MS: u64 = 5_000;
-/// A declined offer is followed by another want not sooner than this.
+/// A declined offer is followed by another want not sooner than this, and twice as long after each further one, up to
+/// 2^[`BACK_OFF`] times.
 const WANT_AGAIN_MS: u64 = 5_000;
+const BACK_OFF: u8 = 8;
 
 /// An escrow that a peer should be paid by.
 #[derive(Debug, Clone, Copy)]
@@ -187,6 +189,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
             return;
         };
         self.offered.remove(&id);
+        self.declines.remove(&peer);
         let offer = &offered.offer;
         let terms = EscrowTerms::new(offer, peer, acceptance.payee_account, acceptance.min_deposit);
         let escrow = Escrow {
@@ -236,9 +239,12 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
 
     fn offer_failed(&mut self, now: UnixMillis, peer: PeerId, escrow: EscrowId, code: DeclineCode) {
         self.emit(Output::OfferDeclined { escrow, code });
+        let failures = self.declines.entry(peer).or_insert(0);
+        let wait = WANT_AGAIN_MS << (*failures).min(BACK_OFF);
+        *failures = failures.saturating_add(1);
         if self.config.pays_others && self.link_to(peer).is_some() {
             self.wanted.insert(peer, Want { asked: false });
-            self.schedule_wants(now, WANT_AGAIN_MS);
+            self.schedule_wants(now, wait);
         }
     }
 
@@ -301,7 +307,9 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
             o.reported(balance)
         };
         if !known {
-            self.at(now.plus(ASK_AGAIN_MS), Timer::Ask(id));
+            let wait = ASK_AGAIN_MS << o.unknown.min(BACK_OFF);
+            o.unknown = o.unknown.saturating_add(1);
+            self.at(now.plus(wait), Timer::Ask(id));
             return;
         }
         o.known = true;

@@ -54,6 +54,8 @@ pub struct Payer<K> {
     /// Each relay's first quote of the day.
     quotes: BTreeMap<PeerId, (u64, Tariff)>,
     spent: Stroops,
+    /// The last [`Input::Tick`].
+    ticked: UnixMillis,
 }
 
 impl<K: PayerKeys> Payer<K> {
@@ -69,6 +71,7 @@ impl<K: PayerKeys> Payer<K> {
             scores: Scores::default(),
             quotes: BTreeMap::new(),
             spent: Stroops::ZERO,
+            ticked: UnixMillis(0),
         }
     }
 
@@ -168,7 +171,8 @@ impl<K: PayerKeys> Payer<K> {
                 .chain(unknown)
                 .chain(expiries.map(|e| UnixMillis::from_secs(e.books.escrow.terms.expiry)))
         });
-        tunnels.chain(guards).min()
+        // What was due at the last tick and did not come about waits for something else than time.
+        tunnels.chain(guards).filter(|at| *at > self.ticked).min()
     }
 
     /// Takes in what happened at `now`; what follows from it comes out of [`Payer::poll`].
@@ -218,6 +222,7 @@ impl<K: PayerKeys> Payer<K> {
             }
             Input::Persisted { upto } => self.outbox.persisted(upto),
             Input::Tick => {
+                self.ticked = now;
                 self.expire(now);
                 self.advance_all(now);
             }

@@ -11,7 +11,7 @@
 //! | 5 bounded | `check`: circuits known to a machine, conversations |
 //! | 6 nothing that links | `check_message`, `check_answer`: claims only to hop 1, one quote for all, all day |
 
-use super::world::{RelayId, Sim};
+use super::world::{Party, RelayId, Sim};
 use crate::fact::{NodeFact, OutFact, PayerFact};
 use crate::ids::{CircuitId, TunnelId};
 use obol_cell::{EscrowId, LinkMessage, Stroops, ToNode, ToOrigin};
@@ -223,6 +223,15 @@ impl Sim {
         );
     }
 
+    /// A machine that was told the time is not due again at that time: its driver would spin.
+    pub(crate) fn check_awake(&self, party: Party) {
+        let due = match party {
+            Party::Relay(i) => self.relays[i].node.as_ref().and_then(|n| n.next_wake()),
+            Party::Client(i) => self.clients[i].payer.as_ref().and_then(|p| p.next_wake()),
+        };
+        assert!(due.is_none_or(|at| at > self.time()), "{party:?} would spin");
+    }
+
     /// After every step.
     pub(crate) fn check(&mut self) {
         for i in 0..self.relays.len() {
@@ -239,7 +248,10 @@ impl Sim {
             let claims = sum(r.durable.claims.values().map(|(_, c, _)| c));
             let allocated: i128 = r.durable.allocated.values().sum();
             assert!(allocated <= claims);
-            assert!(r.durable.earned - r.durable.returned <= claims, "relay {i} earned more than it was paid");
+            assert!(
+                r.durable.earned - r.durable.returned <= claims,
+                "relay {i} earned more than it was paid"
+            );
             if let Some(node) = &r.node {
                 let totals = node.totals();
                 assert!(

@@ -40,7 +40,11 @@ pub(super) fn storm(plan: Plan, minutes: u64) -> Sim {
 }
 
 fn plan(seed: u64, faults: Faults) -> Plan {
-    let policy = if seed % 3 == 0 { PayPolicy::WhenItHelps } else { PayPolicy::Always };
+    let policy = if seed % 3 == 0 {
+        PayPolicy::WhenItHelps
+    } else {
+        PayPolicy::Always
+    };
     let hops = 1 + (seed % 4) as usize;
     Plan {
         seed,
@@ -66,32 +70,80 @@ fn over_seeds(seeds: std::ops::Range<u64>, faults: Faults) -> u64 {
 
 #[test]
 fn invariants_hold_when_messages_are_dropped() {
-    assert!(over_seeds(0..6, Faults { drop: 60, ..Faults::NONE }) > 0);
+    assert!(
+        over_seeds(
+            0..6,
+            Faults {
+                drop: 60,
+                ..Faults::NONE
+            }
+        ) > 0
+    );
 }
 
 #[test]
 fn invariants_hold_when_messages_are_doubled() {
-    assert!(over_seeds(10..16, Faults { double: 200, ..Faults::NONE }) > 0);
+    assert!(
+        over_seeds(
+            10..16,
+            Faults {
+                double: 200,
+                ..Faults::NONE
+            }
+        ) > 0
+    );
 }
 
 #[test]
 fn invariants_hold_when_messages_are_late_and_overtake_each_other() {
-    assert!(over_seeds(20..26, Faults { delay: 200, ..Faults::NONE }) > 0);
+    assert!(
+        over_seeds(
+            20..26,
+            Faults {
+                delay: 200,
+                ..Faults::NONE
+            }
+        ) > 0
+    );
 }
 
 #[test]
 fn invariants_hold_when_links_stall() {
-    assert!(over_seeds(30..36, Faults { stall: 100, ..Faults::NONE }) > 0);
+    assert!(
+        over_seeds(
+            30..36,
+            Faults {
+                stall: 100,
+                ..Faults::NONE
+            }
+        ) > 0
+    );
 }
 
 #[test]
 fn invariants_hold_when_links_are_cut() {
-    assert!(over_seeds(40..46, Faults { cut: 300, ..Faults::NONE }) > 0);
+    assert!(
+        over_seeds(
+            40..46,
+            Faults {
+                cut: 300,
+                ..Faults::NONE
+            }
+        ) > 0
+    );
 }
 
 #[test]
 fn invariants_hold_when_any_party_crashes_at_any_step() {
-    assert!(over_seeds(50..60, Faults { crash: 200, ..Faults::NONE }) > 0);
+    assert!(
+        over_seeds(
+            50..60,
+            Faults {
+                crash: 200,
+                ..Faults::NONE
+            }
+        ) > 0
+    );
 }
 
 #[test]
@@ -104,7 +156,10 @@ fn invariants_hold_on_random_days() {
     let seeds: Vec<u64> = match std::env::var("OBOL_SIM_SEED").ok().and_then(|s| s.parse().ok()) {
         Some(seed) => vec![seed],
         None => {
-            let runs = std::env::var("OBOL_SIM_RUNS").ok().and_then(|s| s.parse().ok()).unwrap_or(6);
+            let runs = std::env::var("OBOL_SIM_RUNS")
+                .ok()
+                .and_then(|s| s.parse().ok())
+                .unwrap_or(6);
             let start = RandomState::new().hash_one(0u8) >> 16;
             (start..start + runs).collect()
         }
@@ -120,7 +175,11 @@ fn invariants_hold_on_random_days() {
 fn invariants_hold_when_one_party_crashes_at_each_step_of_a_payment() {
     for party in [Party::Relay(0), Party::Relay(1), Party::Relay(2), Party::Client(0)] {
         for at in 0..120 {
-            let mut sim = Sim::new(Plan { seed: 7, deposit: 50_000_000, ..Plan::default() });
+            let mut sim = Sim::new(Plan {
+                seed: 7,
+                deposit: 50_000_000,
+                ..Plan::default()
+            });
             sim.run(30_000);
             sim.open_tunnel(0, &[0, 1, 2], MIB).expect("everybody is up");
             sim.run(6_500);
@@ -132,7 +191,10 @@ fn invariants_hold_when_one_party_crashes_at_each_step_of_a_payment() {
             sim.open_tunnel(0, &[0, 1, 2], MIB).expect("everybody is up again");
             sim.run(60_000);
             let last = sim.past.last().expect("the second download ended");
-            assert!(last.complete > 0, "nothing was paid after {party:?} crashed at step {at}");
+            assert!(
+                last.complete > 0,
+                "nothing was paid after {party:?} crashed at step {at}"
+            );
         }
     }
 }
@@ -141,7 +203,10 @@ fn invariants_hold_when_one_party_crashes_at_each_step_of_a_payment() {
 fn a_run_is_a_function_of_its_seed() {
     let figures = |_: ()| {
         let sim = storm(plan(65, Faults::ALL), 2);
-        (sim.steps, sim.relays.iter().map(|r| r.journal.concat()).collect::<Vec<_>>())
+        (
+            sim.steps,
+            sim.relays.iter().map(|r| r.journal.concat()).collect::<Vec<_>>(),
+        )
     };
     assert!(figures(()) == figures(()));
 }

@@ -8,6 +8,7 @@
 //! A run is a function of its seed: `Sim::new(Plan { seed, .. })`. Random runs print their seed; `OBOL_SIM_SEED` repeats one.
 
 mod checks;
+mod desk;
 mod keys;
 mod ledger;
 mod run;
@@ -15,12 +16,11 @@ mod world;
 
 mod attacks;
 mod defects;
-mod faults;
+pub(super) mod faults;
 mod scenarios;
 mod settling;
 
-pub(crate) use keys::SimKeys;
-pub(crate) use world::{ClientId, Faults, Plan, Sim};
+pub(crate) use world::{Faults, Plan, Sim};
 
 use obol_cell::Stroops;
 

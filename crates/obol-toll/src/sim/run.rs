@@ -1,13 +1,13 @@
 //! One event after another.
 
 use super::ledger::Flushed;
-use super::world::{Circuit, Conversation, Event, LEDGER_MS, Party, RelayId, START, Sim, Tunnel};
+use super::world::{Circuit, Conversation, Event, LEDGER_MS, Party, RelayId, Sim, Tunnel};
 use crate::escrow::NotBelieved;
 use crate::fact::{NodeFact, PayerFact};
 use crate::ids::{AddressKey, CircuitId, LinkId, TunnelId};
 use crate::node::{self, Node};
 use crate::payer::{self, CloseReason, Hop, Payer, Second, finishes};
-use obol_cell::{Forward, LinkMessage, Stroops, ToNode, ToOrigin};
+use obol_cell::{Forward, LinkMessage, RefuseCode, Stroops, ToNode, ToOrigin};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -192,7 +192,6 @@ impl Sim {
             relay.next_circuit += 1;
             let new = Circuit {
                 tunnel,
-                prev: (prev, id),
                 granted: 0,
                 initial: 0,
                 metered: 0,
@@ -365,7 +364,21 @@ impl Sim {
                 };
                 self.note(|| format!("relay {i} to {to}: {:?}", LinkMessage::decode(&body)));
                 self.check_link_message(i, &body);
-                self.on_link(link, i, to, body);
+                match LinkMessage::decode(&body) {
+                    Ok(LinkMessage::LegPay(pay)) if self.liar == Some(i) => {
+                        for a in pay.allocations {
+                            let code = RefuseCode::NoFunds;
+                            let lie = LinkMessage::LegRefused {
+                                circuit: a.circuit,
+                                n: a.n,
+                                distance: 1,
+                                code,
+                            };
+                            self.on_link(link, i, to, lie.encode());
+                        }
+                    }
+                    _ => self.on_link(link, i, to, body),
+                }
             }
             O::Grant { circuit, bytes } => {
                 if let Some(c) = self.relays[i].circuits.get_mut(&circuit) {
@@ -607,7 +620,8 @@ impl Sim {
         for i in 0..self.relays.len() {
             self.tell(i, node::Input::LedgerClosed { sequence, close_time });
         }
-        self.later(LEDGER_MS, Event::Ledger);
+        let next = self.ledger_ms;
+        self.later(next, Event::Ledger);
     }
 
     // ---- the loop ----
@@ -619,6 +633,13 @@ impl Sim {
             self.step();
         }
         self.now = end;
+    }
+
+    /// Runs for so many days, with a ledger every half hour: nothing much happens.
+    pub(crate) fn run_days(&mut self, days: u64) {
+        self.ledger_ms = 1_800_000;
+        self.run(days * 86_400_000);
+        self.ledger_ms = LEDGER_MS;
     }
 
     pub(crate) fn step(&mut self) {
@@ -686,6 +707,7 @@ impl Sim {
                     Party::Relay(i) => self.tell(i, node::Input::Tick),
                     Party::Client(i) => self.say(i, payer::Input::Tick),
                 }
+                self.check_awake(party);
             }
             Event::Ledger => self.close_ledger(),
             Event::Traffic { tunnel } => self.traffic(tunnel),
@@ -883,11 +905,5 @@ impl Sim {
             },
         );
         self.later(TRAFFIC_MS, Event::Traffic { tunnel });
-    }
-
-    /// Milliseconds since the beginning.
-    #[expect(dead_code, reason = "for looking at runs")]
-    pub(crate) fn elapsed(&self) -> u64 {
-        self.now - START
     }
 }

@@ -97,7 +97,6 @@ impl Default for Plan {
 #[derive(Debug, Clone)]
 pub(crate) struct Circuit {
     pub(crate) tunnel: TunnelId,
-    pub(crate) prev: (LinkId, u32),
     pub(crate) granted: u64,
     pub(crate) initial: u64,
     pub(crate) metered: u64,
@@ -289,6 +288,10 @@ pub(crate) struct Sim {
     pub(crate) log: VecDeque<String>,
     pub(crate) quotes: BTreeMap<(RelayId, u64), Tariff>,
     pub(crate) faults_on: bool,
+    /// A relay that keeps what it should pass on, and says that it has no funds.
+    pub(crate) liar: Option<RelayId>,
+    /// Milliseconds between ledgers.
+    pub(crate) ledger_ms: u64,
 }
 
 impl Sim {
@@ -317,6 +320,8 @@ impl Sim {
             log: VecDeque::new(),
             quotes: BTreeMap::new(),
             faults_on: true,
+            liar: None,
+            ledger_ms: LEDGER_MS,
             plan,
         };
         for i in 0..sim.plan.relays {
@@ -436,10 +441,6 @@ impl Sim {
         self.next_id
     }
 
-    pub(crate) fn relay_of(&self, peer: PeerId) -> Option<RelayId> {
-        self.relays.iter().position(|r| r.id == peer)
-    }
-
     pub(crate) fn hop_of(&self, tunnel: TunnelId, relay: RelayId) -> Option<usize> {
         self.tunnels.get(&tunnel)?.path.iter().position(|(r, _)| *r == relay)
     }
@@ -478,7 +479,10 @@ impl Drop for Sim {
     /// A run that failed says how to run it again, and what happened last.
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("OBOL_SIM_SEED={} repeats this run; its plan: {:?}", self.plan.seed, self.plan);
+            eprintln!(
+                "OBOL_SIM_SEED={} repeats this run; its plan: {:?}",
+                self.plan.seed, self.plan
+            );
             for line in &self.log {
                 eprintln!("{line}");
             }
