@@ -110,7 +110,11 @@ const CLOSE: u8 = 8;
 const QUERY: u8 = 9;
 
 fn read_opening(r: &mut Reader<'_>) -> Result<Option<OpeningTerms>, DecodeError> {
-    if r.bool("opening terms")? { OpeningTerms::read(r).map(Some) } else { Ok(None) }
+    if r.bool("opening terms")? {
+        OpeningTerms::read(r).map(Some)
+    } else {
+        Ok(None)
+    }
 }
 
 impl LegPay {
@@ -244,7 +248,10 @@ impl LinkMessage {
                 code: DeclineCode::read(r)?,
             },
             PAY => LinkMessage::LegPay(LegPay::read(r)?),
-            QUERY => LinkMessage::LegQuery { escrow: EscrowId::read(r)?, opening: read_opening(r)? },
+            QUERY => LinkMessage::LegQuery {
+                escrow: EscrowId::read(r)?,
+                opening: read_opening(r)?,
+            },
             BALANCE => LinkMessage::LegBalance(Balance::read(r)?),
             REFUSED => LinkMessage::LegRefused {
                 circuit: r.u32()?,

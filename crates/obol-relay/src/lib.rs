@@ -1,17 +1,17 @@
 #![doc = include_str!("../README.md")]
 
+mod circuits;
 pub mod config;
-pub mod handshake;
-pub mod keys;
-pub mod metrics;
-pub mod tls;
 pub mod descriptor;
 pub mod directory;
+pub mod handshake;
+pub mod keys;
+mod link;
+pub mod metrics;
 pub mod payments;
 pub mod relay;
 pub mod run;
-mod circuits;
-mod link;
 pub mod streams;
+pub mod tls;
 
 pub use run::{RunError, RunningRelay, run};

@@ -128,11 +128,5 @@ async fn set_up(args: &DemoArgs, show: &Show, directory: &Path) -> anyhow::Resul
         "{} escrows between the relays are open; both clients are ready",
         n * (n - 1)
     ));
-    Ok(Stage {
-        network,
-        origin,
-        file,
-        payer,
-        free_rider,
-    })
+    Ok(stage)
 }

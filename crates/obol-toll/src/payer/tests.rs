@@ -501,7 +501,11 @@ fn steps_grow_with_what_was_carried_and_what_is_bought_is_never_a_permitted_step
     }
     assert!(steps.windows(2).all(|w| w[0] <= w[1]), "{steps:?}");
     assert!(steps.len() < 30, "{} payments for 64 MiB", steps.len());
-    assert!(bought >= carried, "{bought} bought, {carried} carried in {steps:?}; {:?}", desk.unpaid());
+    assert!(
+        bought >= carried,
+        "{bought} bought, {carried} carried in {steps:?}; {:?}",
+        desk.unpaid()
+    );
 }
 
 #[test]

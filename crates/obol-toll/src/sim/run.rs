@@ -647,6 +647,7 @@ impl Sim {
             return;
         };
         self.steps += 1;
+        assert!(self.steps < 2_000_000, "somebody spins: {event:?}");
         self.handle(event);
         self.mishaps();
         self.check();

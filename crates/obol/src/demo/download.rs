@@ -33,15 +33,13 @@ pub(crate) async fn open_escrow(stage: &Stage, show: &Show) -> anyhow::Result<()
             |_| {},
         )
         .await?;
-        while !stage.payer.figures().escrows.iter().any(|e| e.state == "open") {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        stage.payer.ready_to_pay(ESCROW_PATIENCE).await?;
         anyhow::Ok(())
     };
-    let met = tokio::time::timeout(ESCROW_PATIENCE, meeting).await;
+    let met = meeting.await;
     told.abort();
     wait.finish_and_clear();
-    met.context("no escrow to the guard was opened in time")?
+    met.context("no escrow to the guard is in use")
 }
 
 pub(crate) async fn run(stage: &Stage, show: &Show, report: &mut Report, processes: bool) -> anyhow::Result<()> {
