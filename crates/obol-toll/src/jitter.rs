@@ -36,7 +36,7 @@ impl Jitter {
 
     /// From 0 to `most`, both included.
     pub(crate) fn up_to(&mut self, most: u64) -> u64 {
-        (u128::from(self.next()) * (u128::from(most) + 1) >> 64) as u64
+        ((u128::from(self.next()) * (u128::from(most) + 1)) >> 64) as u64
     }
 
     /// True once in `n`.

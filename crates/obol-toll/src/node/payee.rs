@@ -493,16 +493,23 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         let Some(i) = self.incoming.get(&escrow) else {
             return;
         };
-        if i.phase == Phase::Settled {
-            // The same timer, set again for the end.
-            if now.secs() >= i.escrow.terms.expiry.saturating_add(REMEMBER_SECS) {
+        let forget = UnixMillis::from_secs(i.escrow.terms.expiry.saturating_add(REMEMBER_SECS));
+        // The same timer, set again for the end.
+        if now >= forget {
+            if i.phase == Phase::Settled || i.cumulative().is_zero() {
                 self.incoming.remove(&escrow);
+            } else {
+                // Claims that the ledger never settled: kept, and looked at once a day. Never a time that is past.
+                self.at(now.plus(REMEMBER_SECS * 1_000), Timer::Margin(escrow));
             }
+            return;
+        }
+        if i.phase == Phase::Settled {
+            self.at(forget, Timer::Margin(escrow));
             return;
         }
         let half = UnixMillis::from_secs(i.stops_at().saturating_add(u64::from(i.margin) / 2));
         let owner = i.owner;
-        let forget = UnixMillis::from_secs(i.escrow.terms.expiry.saturating_add(REMEMBER_SECS));
         let was_open = self.stop_crediting(escrow);
         if let (true, Owner::Peer(peer)) = (was_open, owner) {
             self.tell_peer_balance(peer, escrow);

@@ -166,7 +166,8 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         } else {
             arrived == total
         };
-        if !enough && !(defects::on(Defect::CreditPart) && arrived < total) {
+        let in_part = defects::on(Defect::CreditPart) && arrived < total;
+        if !(enough || in_part) {
             return Err(RefuseCode::Failed);
         }
         let grown = c.growth.allows(order.step, c.metered, c.unused(), tariff.max_step);
