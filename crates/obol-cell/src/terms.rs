@@ -35,14 +35,14 @@ impl EscrowRules {
     }
 }
 
-/// A relay's price terms: the same for every client all day [H6, 2.23]. 104 bytes.
+/// A relay's price terms: the same for every client all day (H6, 2.23). 104 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tariff {
     /// What carrying 64 KiB costs.
     pub price: PricePer64KiB,
     /// The fee for passing money on.
     pub forward_ppm: ForwardPpm,
-    /// The most it passes on, per 64 KiB bought here [H1].
+    /// The most it passes on, per 64 KiB bought here (H1).
     pub forward_ceiling: PricePer64KiB,
     /// The largest step it sells.
     pub max_step: Step,
@@ -119,7 +119,7 @@ impl EscrowOffer {
 pub struct EscrowAcceptance {
     /// The escrow that was offered.
     pub escrow: EscrowId,
-    /// r: the payee's one-time signer on E, derived from the [`EscrowTerms`] [C1].
+    /// r: the payee's one-time signer on E, derived from the [`EscrowTerms`] (C1).
     pub signer: AccountId,
     /// Where the claims will pay to; part of the terms.
     pub payee_account: AccountId,
@@ -148,7 +148,7 @@ impl EscrowAcceptance {
     }
 }
 
-/// What the first message on an escrow repeats, so that the payee needs no memory of the offer [2.19]. 56 bytes.
+/// What the first message on an escrow repeats, so that the payee needs no memory of the offer (2.19). 56 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct OpeningTerms {
     /// See [`EscrowOffer::s0`].

@@ -27,7 +27,7 @@ pub struct Claim {
 pub enum Forward {
     /// This is the last paid hop: nothing is passed on, and it answers `Complete` or `Refused`.
     Last,
-    /// Pass this on to the next hop; no answer from here. Zero: turn what is held for this circuit into credit [2.1].
+    /// Pass this on to the next hop; no answer from here. Zero: turn what is held for this circuit into credit (2.1).
     Pass(Stroops),
 }
 
@@ -81,7 +81,7 @@ pub enum ToNode {
     },
 }
 
-/// A low-water mark: a power of two, from 1 KiB to 1 TiB [2.15].
+/// A low-water mark: a power of two, from 1 KiB to 1 TiB (2.15).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LowWater(u8);
 

@@ -10,7 +10,7 @@ use crate::wire::{DecodeError, Reader, Writer, kind};
 pub struct Quote {
     /// Price terms: the same in every quote of this relay on this UTC day.
     pub tariff: Tariff,
-    /// Whether this hop can pay the circuit's next hop now; `false` ends the chain here [2.1].
+    /// Whether this hop can pay the circuit's next hop now; `false` ends the chain here (2.1).
     pub next: bool,
     /// Credit that the circuit has now (of the initial credit), bytes.
     pub credit: u64,
@@ -169,7 +169,7 @@ pub enum ToOrigin {
     Refused {
         /// The payment.
         n: u16,
-        /// How many hops before the last paid one refused it: 0 for that one itself [2.8].
+        /// How many hops before the last paid one refused it: 0 for that one itself (2.8).
         distance: u8,
         /// Why.
         code: RefuseCode,

@@ -110,7 +110,7 @@ impl std::iter::Sum for Stroops {
     }
 }
 
-/// A price in stroops per 64 KiB, on the ladder 1, 2, 5, 10, 20, 50, ... [H6, 2.11].
+/// A price in stroops per 64 KiB, on the ladder 1, 2, 5, 10, 20, 50, ... (H6, 2.11).
 ///
 /// On the wire one byte: the rung, 0 for 1, 1 for 2, 2 for 5, 3 for 10, ...
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -241,7 +241,7 @@ impl std::fmt::Display for Step {
     }
 }
 
-/// The fee for forwarding money, in parts per million: 0, 1,000 or 10,000 [H1, 2.7].
+/// The fee for forwarding money, in parts per million: 0, 1,000 or 10,000 (H1, 2.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ForwardPpm(u32);
 

@@ -1,4 +1,4 @@
-//! What a step costs at each hop, and how steps grow [2.7, 2.11, 2.13, 2.14].
+//! What a step costs at each hop, and how steps grow (2.7, 2.11, 2.13, 2.14).
 //!
 //! From the end of the chain: a_i = c_i + f_i + fee_i, f_i = a_(i+1), the last f = 0; fee_i = ceil(ppm x F / 10^6) less the fees
 //! taken so far, F = everything that this circuit had this hop forward.
@@ -59,7 +59,7 @@ impl Forwarded {
     }
 }
 
-/// How much a hop that bought `step` here may be made to forward, at most [H1].
+/// How much a hop that bought `step` here may be made to forward, at most (H1).
 pub fn ceiling(forward_ceiling: PricePer64KiB, step: Step) -> Stroops {
     forward_ceiling.cost(step).unwrap_or(Stroops::MAX)
 }
@@ -90,7 +90,7 @@ impl Growth {
     /// Whether a hop sells `step` now. `metered` is its own count, `unused` what was bought here and not used.
     ///
     /// The rule, with the tolerance that meters of different hops need: an eighth and 64 KiB on what was carried, a flow
-    /// control window on what may be unused [2.14].
+    /// control window on what may be unused (2.14).
     pub fn allows(&self, step: Step, metered: u64, unused: u64, largest: Step) -> bool {
         let carried = metered.saturating_add(metered / 8).saturating_add(UNIT);
         step <= self.next(carried, largest).min(largest) && unused <= step.bytes().saturating_add(WINDOW * CELL)
@@ -103,7 +103,7 @@ impl Growth {
     }
 }
 
-/// Whether the next step is due: credit < min(step, max(step / 4, 2 x rate x payment time)) [2.13, 2.15].
+/// Whether the next step is due: credit < min(step, max(step / 4, 2 x rate x payment time)) (2.13, 2.15).
 ///
 /// `rate` in bytes per second, `took_ms` how long the last payment took.
 pub fn low_water(step: Step, rate: u64, took_ms: u64) -> u64 {

@@ -39,7 +39,7 @@ impl ByteBucket {
     }
 }
 
-/// A circuit's payment messages: 16, and one more for each 64 KiB metered and each 20 s [M6, 2.5].
+/// A circuit's payment messages: 16, and one more for each 64 KiB metered and each 20 s (M6, 2.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MessageBucket {
     level: u32,

@@ -1,4 +1,4 @@
-//! The series of claim numbers k of one escrow, as its payee sees it [H2].
+//! The series of claim numbers k of one escrow, as its payee sees it (H2).
 //!
 //! k may arrive out of order (several links, several tunnels), but each only once. The last 1,024 are remembered one by one;
 //! everything older counts as seen.

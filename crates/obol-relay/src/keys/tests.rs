@@ -140,7 +140,7 @@ fn the_signing_key_is_renewed_a_day_before_its_end_and_links_with_it() {
     let before = keys.current();
     let life = OnionLifetime::from_days(90, 7);
     let due = now() + DAY * 29;
-    assert_eq!(keys.renew(due - HOUR * 2, life).unwrap().descriptor, false);
+    assert!(!keys.renew(due - HOUR * 2, life).unwrap().descriptor);
     assert_eq!(keys.current().signing_cert(), before.signing_cert());
     let renewed = keys.renew(due + HOUR, life).unwrap();
     assert_eq!(

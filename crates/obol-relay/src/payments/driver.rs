@@ -404,7 +404,7 @@ impl<E: Events> Driver<E> {
     }
 
     /// Has links to relays that take payments and have no escrow from us, so that one can be offered. Which ones, when
-    /// there are more than the limit, differs from relay to relay; no circuit has a part in it [C4].
+    /// there are more than the limit, differs from relay to relay; no circuit has a part in it (C4).
     fn connect_peers(&mut self) {
         let snapshot = self.net.snapshot();
         let mut peers: Vec<([u8; 32], &Arc<RelayInfo>)> = snapshot

@@ -166,7 +166,7 @@ impl Outgoing {
         self.escrow.terms.expiry.saturating_sub(self.margin.into())
     }
 
-    /// Between these two, unix seconds, its successor is opened at a random time: T - life / 2 and T - margin - 1 h [2.16].
+    /// Between these two, unix seconds, its successor is opened at a random time: T - life / 2 and T - margin - 1 h (2.16).
     pub(crate) fn successor_between(&self) -> (u64, u64) {
         let expiry = self.escrow.terms.expiry;
         let from = expiry.saturating_sub(expiry.saturating_sub(self.since) / 2);

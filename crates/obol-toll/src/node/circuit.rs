@@ -30,7 +30,7 @@ use crate::holdings::Holdings;
 use crate::ids::LinkId;
 use obol_cell::{Forward, LowWater, PeerId, RefuseCode, Step, Stroops, Tariff};
 
-/// How long half of a payment is held [2.6].
+/// How long half of a payment is held (2.6).
 pub(crate) const HOLD_MS: u64 = 4_000;
 /// How long a `Listen` stays open.
 pub(crate) const LISTEN_MS: u64 = 30_000;

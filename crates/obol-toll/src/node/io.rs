@@ -106,7 +106,7 @@ pub enum Input {
         /// Whether new escrows may be accepted now.
         can_accept: bool,
     },
-    /// As payee: this flush failed *in* a ledger; its sequence is used [core]. A claim with a higher k is flushed when
+    /// As payee: this flush failed *in* a ledger; its sequence is used (core). A claim with a higher k is flushed when
     /// there is one.
     FlushFailed {
         /// E.

@@ -377,7 +377,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         }
     }
 
-    /// From the bucket of the client's address, or of the relay neighbour [2.24].
+    /// From the bucket of the client's address, or of the relay neighbour (2.24).
     fn initial_credit(&mut self, now: UnixMillis, from: Option<PeerId>, address: Option<AddressKey>) -> u64 {
         let c = &self.config;
         let (bucket, size, refill) = match (from, address) {

@@ -6,7 +6,7 @@
 //!                                                                                          |
 //!        known <- LegBalance <- LegQuery <- EscrowOpened <- OpenEscrow <- fact <- LegAccepted (refund checked)
 //! ```
-//! No circuit ever causes an opening [C4]: wants come from links and from the age and rest of the escrow in use, and are
+//! No circuit ever causes an opening (C4): wants come from links and from the age and rest of the escrow in use, and are
 //! released together at a random time of each period.
 
 use super::legs::NextLeg;
@@ -377,7 +377,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
 
     // ---- times ----
 
-    /// A random time between T - life / 2 and T - margin - 1 h [2.16].
+    /// A random time between T - life / 2 and T - margin - 1 h (2.16).
     fn successor_time(&mut self, escrow: EscrowId) -> UnixMillis {
         let Some(o) = self.outgoing.get(&escrow) else {
             return self.now;

@@ -1,6 +1,6 @@
 //! A payment's two halves meet: credit and pass on, or hold and refuse.
 //!
-//! Money is never returned upstream, for the hop that "refused" could cash it as well [2.1]. It is *held* for its circuit:
+//! Money is never returned upstream, for the hop that "refused" could cash it as well (2.1). It is *held* for its circuit:
 //! a resumed payment uses it, `forward 0` turns it into credit, and when the circuit ends hop 1 gives it back to its client's
 //! balance, while any other hop keeps it.
 

@@ -7,7 +7,7 @@ use obol_cell::{Asset, NetworkId, PricePer64KiB, Stroops};
 pub enum PayPolicy {
     /// Keep every paid hop in credit.
     Always,
-    /// Withhold one step in 16 at random, and pay half as often where that slows nothing [2.12].
+    /// Withhold one step in 16 at random, and pay half as often where that slows nothing (2.12).
     #[default]
     WhenItHelps,
     /// Never; everything is carried in the unpaid class.

@@ -12,7 +12,7 @@ use crate::ids::TunnelId;
 use crate::keys::PayerKeys;
 use obol_cell::{Balance, DeclineCode, EscrowAcceptance, EscrowId, EscrowState, EscrowTerms, ToNode};
 
-/// The guard's books are asked for at a circuit's first payment if they were not for this long [2.3].
+/// The guard's books are asked for at a circuit's first payment if they were not for this long (2.3).
 const BALANCE_MS: u64 = 600_000;
 const NOT_NOW_MS: u64 = 60_000;
 const REFUSED_MS: u64 = 3_600_000;

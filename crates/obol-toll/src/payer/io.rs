@@ -28,7 +28,7 @@ pub enum CloseReason {
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// A tunnel carries a stream for the first time (never say it earlier: Arti holds conversations of its own before [H8]).
+    /// A tunnel carries a stream for the first time (never say it earlier: Arti holds conversations of its own before (H8)).
     TunnelOpened {
         /// The tunnel.
         tunnel: TunnelId,
@@ -113,7 +113,7 @@ pub enum Second {
     /// `Cancel`: the Listen's answer, whichever it is, ends the conversation.
     Cancel,
     /// The `Pay` that ends a Listen: `Complete` or `Refused` ends the conversation; a `PaymentRequest` or `Nothing` that
-    /// crosses it is consumed [2.15].
+    /// crosses it is consumed (2.15).
     Pay,
 }
 
@@ -239,7 +239,7 @@ pub enum Unpaid {
     },
     /// Its money is on another ledger, or another asset.
     OtherMoney,
-    /// Its quote is not the first that it gave us today [2.23].
+    /// Its quote is not the first that it gave us today (2.23).
     QuoteChanged,
     /// It will not quote now.
     Declined,

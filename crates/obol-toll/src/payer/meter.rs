@@ -1,4 +1,4 @@
-//! The client's own meter [H7]: a stock Arti client shows no cell counts, so it counts payload.
+//! The client's own meter (H7): a stock Arti client shows no cell counts, so it counts payload.
 
 /// Payload bytes of a full DATA cell.
 pub const CELL_PAYLOAD: u64 = 498;

@@ -7,7 +7,7 @@
 //!                                                           |                        v
 //!                                      resumed at the refusing hop, same n  <-- money held there --> turned into credit (forward 0)
 //! ```
-//! A refused payment is resumed, never repeated; nothing new is signed before hop 1 itself has to be paid again [2.1].
+//! A refused payment is resumed, never repeated; nothing new is signed before hop 1 itself has to be paid again (2.1).
 
 use super::io::{GiveUp, Output, Report, Second, Unpaid};
 use super::tunnel::{Conversation, Payment, Phase, Question, Trial};
@@ -356,7 +356,7 @@ impl<K: PayerKeys> Payer<K> {
         true
     }
 
-    /// Half of the blame goes to the hop that refused, half to the one before it: either can have lied [2.9].
+    /// Half of the blame goes to the hop that refused, half to the one before it: either can have lied (2.9).
     fn blame(&mut self, tunnel: TunnelId, hop: u8, now: UnixMillis) {
         let Some(t) = self.tunnels.get(&tunnel) else { return };
         let Some(payment) = &t.payment else { return };

@@ -1,4 +1,4 @@
-//! How far a relay kept its word, over the last 32 circuits: carried / entrusted [H3, 2.9].
+//! How far a relay kept its word, over the last 32 circuits: carried / entrusted (H3, 2.9).
 //!
 //! ```text
 //! good --(32 circuits' sum: carried < 0.8 entrusted)--> shunned for a day --> good, with a clean sheet

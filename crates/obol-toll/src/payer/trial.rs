@@ -1,4 +1,4 @@
-//! Does paying help? One step in sixteen is withheld at random; where that slows nothing, every other step is [2.12].
+//! Does paying help? One step in sixteen is withheld at random; where that slows nothing, every other step is (2.12).
 //!
 //! ```text
 //! None --low, 1 in 16--> Waiting (credit at the hops runs out) --> Measuring (2 s without credit) --> None, helps: yes or no

@@ -38,7 +38,7 @@ const NO_CELL_MS: u64 = 10_000;
 const IN_ALL_MS: u64 = 60_000;
 
 impl Conversation {
-    /// When it is given up, if no cell at all comes on the tunnel [2.6].
+    /// When it is given up, if no cell at all comes on the tunnel (2.6).
     pub(super) fn deadline(&self, last_cell: UnixMillis) -> UnixMillis {
         let asked = match (self.question, self.second) {
             (Question::Listen(_), None) => self.since.plus(LISTEN_MS),
@@ -95,7 +95,7 @@ pub(super) enum Phase {
     Stopped,
 }
 
-/// Whether paying helps [2.12].
+/// Whether paying helps (2.12).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Trial {
     None,
@@ -221,7 +221,7 @@ impl Tunnel {
         self.hops.first().map(HopState::peer)
     }
 
-    /// What `step` costs at each paid hop, guard first: from the end of the chain, a_i = c_i + f_i + fee_i [2.7, 2.11]. `None`:
+    /// What `step` costs at each paid hop, guard first: from the end of the chain, a_i = c_i + f_i + fee_i (2.7, 2.11). `None`:
     /// no paid hop, or more than can be counted.
     pub(super) fn parts(&self, step: Step) -> Option<Vec<Part>> {
         let mut parts = Vec::with_capacity(self.chain.into());
