@@ -6,7 +6,7 @@
 //! | opening | the guard accepted | the funding account |
 //! | refund | the ledger's clock passed the expiry, and nobody flushed | the funding account pays the fee |
 //! | sweep, merge | flushed or refunded | the rest goes to the funding account, for the next escrow (C4) |
-//! | home | [`Wallet::close`]: the user wants everything back | funding accounts are emptied into the wallet's account |
+//! | home | `Wallet::close`: the user wants everything back | funding accounts are emptied into the wallet's account |
 //!
 //! Every step can be done again: it looks at the ledger and at the record of submissions first. What must not be lost is
 //! durable before it is used: the nonce that E's key comes from, and which funding account belongs to it, are kept with the journal's secrets until the
