@@ -40,7 +40,7 @@ pub(super) fn storm(plan: Plan, minutes: u64) -> Sim {
 }
 
 fn plan(seed: u64, faults: Faults) -> Plan {
-    let policy = if seed % 3 == 0 {
+    let policy = if seed.is_multiple_of(3) {
         PayPolicy::WhenItHelps
     } else {
         PayPolicy::Always

@@ -9,6 +9,7 @@
 
 mod checks;
 mod desk;
+mod drive;
 mod keys;
 mod ledger;
 mod run;
