@@ -107,7 +107,125 @@ impl Growth {
 ///
 /// `rate` in bytes per second, `took_ms` how long the last payment took.
 pub fn low_water(step: Step, rate: u64, took_ms: u64) -> u64 {
-    let ahead = u128::from(rate) * u128::from(took_ms) * 2 / 1_000;
+    let ahead = u128::from(rate).saturating_mul(u128::from(took_ms)).saturating_mul(2) / 1_000;
     let ahead = u64::try_from(ahead).unwrap_or(u64::MAX);
     step.bytes().min(ahead.max(step.bytes() / 4))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn price(n: u64) -> PricePer64KiB {
+        PricePer64KiB::new(n).unwrap()
+    }
+
+    fn s(n: i64) -> Stroops {
+        Stroops::new(n).unwrap()
+    }
+
+    proptest! {
+        /// The fees of many payments are the fee of their sum, rounded up once.
+        #[test]
+        fn fees_add_up_to_the_stroop(amounts in proptest::collection::vec(1i64..1_000_000, 1..60), ppm in 0usize..3) {
+            let ppm = ForwardPpm::new([0, 1_000, 10_000][ppm]).unwrap();
+            let mut so_far = Forwarded::default();
+            let mut sum = 0;
+            for a in amounts {
+                let part = so_far.part(price(10), ppm, Step::FIRST, s(a)).unwrap();
+                prop_assert_eq!(part.total().unwrap().get(), 10 + a + part.fee.get());
+                prop_assert_eq!(part.earned().unwrap().get(), 10 + part.fee.get());
+                so_far.book(&part);
+                sum += a;
+                prop_assert_eq!(so_far.sum, s(sum));
+                prop_assert_eq!(so_far.fees, ppm.fee_on(s(sum)));
+            }
+        }
+
+        /// A client that pays by the rule is never refused by a hop that meters the same or up to a window less.
+        #[test]
+        fn a_client_that_keeps_the_rule_is_sold_every_step(used in proptest::collection::vec(1u64..2_000_000, 1..80), lag in 0u64..WINDOW * CELL) {
+            let (mut growth, mut carried, mut bought) = (Growth::default(), 0u64, 0u64);
+            for u in used {
+                carried += u;
+                let step = growth.next(carried, Step::DEFAULT_LARGEST);
+                let credit = bought.saturating_sub(carried);
+                if credit >= step.bytes() {
+                    continue;
+                }
+                let metered = carried.max(lag) - lag.min(carried / 9);
+                let unused = bought.saturating_sub(carried.saturating_sub(lag)).min(bought);
+                prop_assert!(growth.allows(step, metered, unused.min(step.bytes() + WINDOW * CELL), Step::DEFAULT_LARGEST));
+                growth.book(step);
+                bought += step.bytes();
+                // Unused credit is at most two thirds of what was bought, and two first steps.
+                let unused = bought.saturating_sub(carried);
+                prop_assert!(unused <= bought * 2 / 3 + 2 * UNIT, "{unused} of {bought}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_last_hop_charges_no_fee_whatever_its_tariff_says() {
+        let part =
+            Forwarded { sum: s(1), fees: s(0) }.part(price(5), ForwardPpm::new(10_000).unwrap(), Step::FIRST, s(0));
+        assert_eq!(
+            part,
+            Some(Part {
+                cost: s(5),
+                forward: s(0),
+                fee: s(0)
+            })
+        );
+    }
+
+    #[test]
+    fn steps_are_64_kib_twice_and_then_grow_with_what_was_carried() {
+        let mut g = Growth::default();
+        let most = Step::DEFAULT_LARGEST;
+        for _ in 0..2 {
+            assert_eq!(g.next(1 << 40, most), Step::FIRST);
+            g.book(Step::FIRST);
+        }
+        assert_eq!(g.next(0, most), Step::FIRST);
+        assert_eq!(g.next(3 * UNIT, most).units(), 2);
+        g.book(Step::from_power(4).unwrap());
+        assert_eq!(g.next(3 * UNIT, most).units(), 16, "never smaller than the step before");
+        assert_eq!(g.next(1 << 40, most), most);
+    }
+
+    #[test]
+    fn a_hop_sells_a_step_that_growth_allows_and_no_other() {
+        let mut g = Growth::default();
+        let most = Step::DEFAULT_LARGEST;
+        let two = Step::from_power(1).unwrap();
+        assert!(g.allows(Step::FIRST, 0, 0, most) && !g.allows(two, 1 << 40, 0, most));
+        g.book(Step::FIRST);
+        g.book(Step::FIRST);
+        // With an eighth and 64 KiB of tolerance for its meter.
+        assert!(g.allows(two, UNIT, 0, most));
+        assert!(!g.allows(two, UNIT / 2, 0, most));
+        assert!(!g.allows(Step::from_power(2).unwrap(), 2 * UNIT, 0, most));
+        assert!(g.allows(Step::from_power(3).unwrap(), 7 * UNIT, 0, most));
+        // And a window of it unused.
+        let window = WINDOW * CELL;
+        assert!(g.allows(Step::FIRST, 0, UNIT + window, most));
+        assert!(!g.allows(Step::FIRST, 0, UNIT + window + 1, most));
+        assert!(!g.allows(two, 1 << 30, 0, Step::FIRST), "nor more than it quoted");
+    }
+
+    #[test]
+    fn the_low_water_is_a_quarter_of_a_step_or_what_a_payment_takes_twice() {
+        let step = Step::from_power(4).unwrap();
+        assert_eq!(low_water(step, 0, 500), step.bytes() / 4);
+        assert_eq!(low_water(step, 400_000, 1_000), 800_000);
+        assert_eq!(low_water(step, 100_000_000, 1_000), step.bytes());
+        assert_eq!(low_water(step, u64::MAX, u64::MAX), step.bytes());
+    }
+
+    #[test]
+    fn the_ceiling_is_per_64_kib_bought() {
+        assert_eq!(ceiling(price(200), Step::from_power(3).unwrap()), s(1_600));
+    }
 }

@@ -80,3 +80,56 @@ impl MessageBucket {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T: UnixMillis = UnixMillis(1_000_000);
+
+    #[test]
+    fn bytes_are_taken_while_there_are_some_and_come_back_with_time() {
+        let mut b = ByteBucket::full(100, T);
+        assert_eq!(b.take(60, 100, 10, T), 60);
+        assert!(!b.is_full(100, 10, T));
+        assert_eq!(b.take(60, 100, 10, T), 40);
+        assert_eq!(b.take(60, 100, 10, T.plus(99)), 0);
+        assert_eq!(b.take(60, 100, 10, T.plus(2_000)), 20);
+        // Never more than it holds, and a clock that goes back gives nothing.
+        assert_eq!(b.take(500, 100, 10, T.plus(1_000_000)), 100);
+        assert_eq!(b.take(500, 100, 10, T), 0);
+        assert_eq!(b.take(500, 100, 10, T.plus(1_000)), 10);
+        assert!(b.is_full(100, 10, T.plus(100_000)));
+    }
+
+    #[test]
+    fn little_time_often_is_as_much_as_much_time_once() {
+        let mut b = ByteBucket::full(0, T);
+        let mut got = 0;
+        for i in 1..=1_000 {
+            got += b.take(100, 100, 10, T.plus(i * 10));
+        }
+        assert_eq!(got, 100);
+    }
+
+    #[test]
+    fn sixteen_messages_then_one_per_20_s_and_one_per_64_kib() {
+        let mut b = MessageBucket::new(T);
+        for _ in 0..16 {
+            assert!(b.take(0, T));
+        }
+        assert!(!b.take(0, T));
+        assert!(!b.take(UNIT - 1, T.plus(19_999)));
+        assert!(b.take(UNIT - 1, T.plus(20_000)));
+        assert!(!b.take(UNIT - 1, T.plus(39_999)));
+        assert!(b.take(UNIT, T.plus(39_999)));
+        assert!(!b.take(UNIT, T.plus(39_999)));
+        assert!(b.take(UNIT, T.plus(40_000)), "what was left of a period counts on");
+        // A count that falls gives nothing, and what was counted is not counted again.
+        assert!(!b.take(0, T.plus(40_001)));
+        assert!(!b.take(UNIT, T.plus(40_001)));
+        // Never more than 16.
+        assert!((0..16).all(|_| b.take(1_000 * UNIT, T.plus(40_001))));
+        assert!(!b.take(1_000 * UNIT, T.plus(40_001)));
+    }
+}

@@ -532,3 +532,153 @@ impl PayerFact {
         Ok(fact)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use obol_cell::{Asset, NetworkId};
+
+    fn escrow() -> Escrow {
+        let terms = EscrowTerms {
+            network: NetworkId([1; 32]),
+            asset: Asset {
+                code: [2; 12],
+                issuer: [3; 32],
+            },
+            payee: PeerId([4; 32]),
+            payee_account: AccountId([5; 32]),
+            escrow: EscrowId([6; 32]),
+            s0: 7,
+            expiry: 8,
+            min_deposit: Stroops::MAX,
+        };
+        Escrow {
+            terms,
+            signer: AccountId([9; 32]),
+        }
+    }
+
+    fn outs() -> Vec<OutFact> {
+        let id = EscrowId([6; 32]);
+        vec![
+            OutFact::Accepted {
+                escrow: escrow(),
+                deposit: Stroops::MAX,
+                refund: Signature([1; 64]),
+                margin: 2,
+                payee: PeerId([3; 32]),
+                since: 4,
+            },
+            OutFact::Opened {
+                escrow: id,
+                balance: Stroops::MAX,
+            },
+            OutFact::Abandoned { escrow: id },
+            OutFact::Signed {
+                escrow: id,
+                k: 5,
+                cumulative: Stroops::MAX,
+            },
+            OutFact::Closing { escrow: id },
+            OutFact::Ended {
+                escrow: id,
+                paid: Stroops::ZERO,
+            },
+        ]
+    }
+
+    fn facts() -> Vec<NodeFact> {
+        let (id, circuit, amount) = (EscrowId([6; 32]), CircuitId(u64::MAX), Stroops::MAX);
+        let mut facts = vec![
+            NodeFact::Restarted,
+            NodeFact::Believed {
+                escrow: escrow(),
+                owner: Owner::Client,
+                balance: amount,
+                margin: 1,
+            },
+            NodeFact::Believed {
+                escrow: escrow(),
+                owner: Owner::Peer(PeerId([7; 32])),
+                balance: amount,
+                margin: 1,
+            },
+            NodeFact::Claim {
+                escrow: id,
+                k: 1,
+                cumulative: amount,
+                signature: Signature([2; 64]),
+            },
+            NodeFact::Allocated {
+                escrow: id,
+                circuit,
+                n: 3,
+                amount,
+            },
+            NodeFact::Spent {
+                circuit,
+                n: 4,
+                earned: amount,
+                forwarded: Stroops::ZERO,
+                credit: 5,
+            },
+            NodeFact::Returned {
+                escrow: id,
+                circuit,
+                amount,
+            },
+            NodeFact::CircuitEnded { circuit },
+            NodeFact::InClosing { escrow: id },
+            NodeFact::Flushing { escrow: id, k: 6 },
+            NodeFact::FlushFailed { escrow: id, k: 7 },
+            NodeFact::Settled { escrow: id, amount },
+            NodeFact::IncomingState {
+                escrow: id,
+                newest_k: 8,
+                seen: [9; 128],
+                allocated: amount,
+            },
+            NodeFact::Totals {
+                claimed: amount,
+                signed: amount,
+                held: amount,
+                earned: amount,
+            },
+        ];
+        facts.extend(outs().into_iter().map(NodeFact::Out));
+        facts
+    }
+
+    #[test]
+    fn facts_are_read_as_they_were_written_and_in_no_other_length() {
+        for fact in facts() {
+            let bytes = fact.encode();
+            assert_eq!(NodeFact::decode(&bytes), Ok(fact));
+            for end in 0..bytes.len() {
+                assert!(NodeFact::decode(&bytes[..end]).is_err());
+            }
+            assert!(NodeFact::decode(&[&bytes[..], &[0]].concat()).is_err());
+        }
+        let spent = PayerFact::Spent { total: Stroops::MAX };
+        for fact in outs().into_iter().map(PayerFact::Out).chain([spent]) {
+            let bytes = fact.encode();
+            assert_eq!(PayerFact::decode(&bytes), Ok(fact));
+            for end in 0..bytes.len() {
+                assert!(PayerFact::decode(&bytes[..end]).is_err());
+            }
+            assert!(PayerFact::decode(&[&bytes[..], &[0]].concat()).is_err());
+        }
+    }
+
+    #[test]
+    fn every_kind_of_fact_has_its_own_stable_first_byte() {
+        let mut kinds: Vec<u8> = facts().iter().map(|f| f.encode()[0]).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        assert_eq!(kinds, (1..=14).collect::<Vec<_>>());
+        assert_eq!(
+            NodeFact::CircuitEnded { circuit: CircuitId(1) }.encode(),
+            [7, 0, 0, 0, 0, 0, 0, 0, 1]
+        );
+    }
+}

@@ -75,3 +75,54 @@ impl Holdings {
         self.0.iter().copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: EscrowId = EscrowId([1; 32]);
+    const B: EscrowId = EscrowId([2; 32]);
+
+    fn s(n: i64) -> Stroops {
+        Stroops::new(n).unwrap()
+    }
+
+    fn held() -> Holdings {
+        let mut h = Holdings::default();
+        h.put(A, s(10));
+        h.put(B, s(5));
+        h.put(A, s(1));
+        h.put(B, s(0));
+        h
+    }
+
+    #[test]
+    fn what_is_put_is_there_and_is_taken_oldest_first_all_or_nothing() {
+        let mut h = held();
+        assert_eq!(h.total(), s(16));
+        assert_eq!(h.take(s(17)), None);
+        assert_eq!(h.total(), s(16));
+        assert_eq!(h.take(s(13)), Some(vec![(A, s(11)), (B, s(2))]));
+        assert_eq!(h.iter().collect::<Vec<_>>(), [(B, s(3))]);
+        assert_eq!(h.take(s(3)), Some(vec![(B, s(3))]));
+        assert_eq!(h, Holdings::default());
+        assert_eq!(h.take(s(0)), Some(vec![]));
+    }
+
+    #[test]
+    fn what_goes_back_is_taken_newest_first_and_at_most_what_is_there() {
+        let mut h = held();
+        assert_eq!(h.take_newest(s(7)), [(B, s(5)), (A, s(2))]);
+        assert_eq!(h.take_newest(s(100)), [(A, s(9))]);
+        assert_eq!(h, Holdings::default());
+    }
+
+    #[test]
+    fn a_part_of_one_escrow_is_taken_alone() {
+        let mut h = held();
+        assert_eq!(h.take_of(B, s(3)), s(3));
+        assert_eq!(h.take_of(B, s(3)), s(2));
+        assert_eq!(h.take_of(B, s(3)), s(0));
+        assert_eq!(h.iter().collect::<Vec<_>>(), [(A, s(11))]);
+    }
+}

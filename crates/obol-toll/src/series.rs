@@ -105,3 +105,47 @@ impl Series {
         Series { newest, bits }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        /// Against a model that remembers everything.
+        #[test]
+        fn each_k_is_taken_once_and_the_window_moves_with_the_highest(steps in proptest::collection::vec((any::<bool>(), 0u32..1_500), 1..300)) {
+            let (mut series, mut seen, mut newest) = (Series::default(), BTreeSet::new(), 0u32);
+            for (up, by) in steps {
+                let k = if up { newest.saturating_add(by) } else { newest.saturating_sub(by) };
+                let expected = if k == 0 || k > newest + WINDOW {
+                    Err(BadK::OutOfRange)
+                } else if k <= newest && (newest - k >= WINDOW || seen.contains(&k)) {
+                    Err(BadK::Seen)
+                } else {
+                    Ok(())
+                };
+                prop_assert_eq!(series.check(k), expected);
+                if expected.is_ok() {
+                    series.mark(k);
+                    seen.insert(k);
+                    newest = newest.max(k);
+                }
+                prop_assert_eq!(series.newest(), newest);
+                prop_assert_eq!(Series::from_bytes(newest, &series.to_bytes()), series);
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_k_is_below_two_to_the_31() {
+        let mut series = Series::from_bytes(MAX_K - 2, &[0; 128]);
+        assert_eq!(series.check(MAX_K), Err(BadK::OutOfRange));
+        assert_eq!(series.check(MAX_K - 1), Ok(()));
+        series.mark(MAX_K - 1);
+        assert_eq!(series.check(MAX_K - 1), Err(BadK::Seen));
+        assert_eq!(series.check(MAX_K - 1_024), Ok(()));
+        assert_eq!(series.check(MAX_K - 1_025), Err(BadK::Seen));
+    }
+}
