@@ -1,6 +1,6 @@
 //! The paid download, and what each side's books say of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use obol_client::TunnelFigures;
@@ -16,6 +16,8 @@ const UNIT: u64 = 64 * 1024;
 const CELL: u64 = 514;
 const POSITIONS: [&str; 3] = ["guard", "middle", "exit"];
 
+/// How long the payment for the last bytes may take.
+const LAST_PAYMENT: Duration = Duration::from_secs(15);
 /// How long an escrow may take: a conversation with the guard, a ledger or two.
 const ESCROW_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -81,8 +83,7 @@ pub(crate) async fn run(stage: &Stage, show: &Show, report: &mut Report, process
         report.sha256.clone(),
     );
 
-    let tunnel = busiest_tunnel(stage)?;
-    let states = settlement::states(&stage.network).await?;
+    let (tunnel, states) = last_payment(stage).await?;
     hops(stage, &tunnel, &states, report)?;
 
     report.payments = tunnel.payments;
@@ -112,6 +113,30 @@ pub(crate) async fn run(stage: &Stage, show: &Show, report: &mut Report, process
         );
     }
     Ok(())
+}
+
+/// The tunnel and the relays once the last payment has arrived: the client may still owe for the last bytes when the file is
+/// complete, and pays for them.
+async fn last_payment(stage: &Stage) -> anyhow::Result<(TunnelFigures, Vec<(String, RelayState)>)> {
+    let began = Instant::now();
+    loop {
+        let tunnel = busiest_tunnel(stage)?;
+        let states = settlement::states(&stage.network).await?;
+        let of_hop = |fingerprint: &str| {
+            states
+                .iter()
+                .find(|(of, _)| of == fingerprint)
+                .and_then(|(_, s)| s.busiest())
+        };
+        let paid = tunnel
+            .hops
+            .iter()
+            .all(|h| of_hop(&h.fingerprint).is_some_and(|c| c.bought >= c.metered));
+        if paid || began.elapsed() > LAST_PAYMENT {
+            return Ok((tunnel, states));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 fn busiest_tunnel(stage: &Stage) -> anyhow::Result<TunnelFigures> {
