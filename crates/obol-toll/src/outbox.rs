@@ -93,3 +93,61 @@ impl<F, O> Outbox<F, O> {
         self.facts.is_empty() && self.durable + 1 == self.next_seq
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_waits_for_every_fact_before_it_and_for_none_after() {
+        let mut o: Outbox<u8, &str> = Outbox::default();
+        o.push("free of facts");
+        assert_eq!(o.pop(), Some("free of facts"));
+        o.fact(1);
+        o.push("after 1");
+        assert_eq!(o.pop(), None);
+        assert_eq!(o.take_persist(), Some((1, vec![1])));
+        o.fact(2);
+        o.push("after 2");
+        o.push_now("at once");
+        assert_eq!(o.pop(), Some("at once"));
+        assert_eq!(o.pop(), None);
+        o.persisted(1);
+        assert_eq!(o.pop(), Some("after 1"));
+        assert_eq!(o.pop(), None);
+        assert!(!o.is_settled());
+        assert_eq!(o.take_persist(), Some((2, vec![2])));
+        assert_eq!(o.take_persist(), None);
+        o.persisted(2);
+        assert_eq!(o.pop(), Some("after 2"));
+        assert!(o.is_settled());
+    }
+
+    #[test]
+    fn nothing_is_durable_that_was_never_handed_out() {
+        let mut o: Outbox<u8, &str> = Outbox::default();
+        o.persisted(100);
+        o.fact(1);
+        o.push("after 1");
+        o.persisted(100);
+        assert_eq!(o.pop(), None);
+        assert_eq!(o.take_persist(), Some((1, vec![1])));
+        assert_eq!(o.pop(), None);
+        o.persisted(100);
+        assert_eq!(o.pop(), Some("after 1"));
+        // An older number changes nothing.
+        o.persisted(0);
+        assert!(o.is_settled());
+    }
+
+    #[test]
+    fn what_is_discarded_never_leaves_and_the_rest_does() {
+        let mut o: Outbox<u8, &str> = Outbox::default();
+        o.push_now("a");
+        o.push_now("b");
+        o.push("a");
+        o.push("c");
+        o.discard(|x| *x == "a");
+        assert_eq!([o.pop(), o.pop(), o.pop()], [Some("b"), Some("c"), None]);
+    }
+}
