@@ -469,3 +469,29 @@ pub(in crate::sim) fn a_payment_ends_an_open_listen_without_an_answer_of_its_own
     d.wait(40_000);
     assert!(d.answers(c).is_empty());
 }
+
+#[test]
+pub(in crate::sim) fn a_claim_that_falls_with_a_rising_number_is_refused() {
+    let mut d = Desk::new();
+    let e = d.client_escrow();
+    let c = d.circuit(CLIENT, false);
+    d.pay(c, 1, FIRST, Forward::Last, Some(Desk::claim(&e, 5, 100, PRICE)), 0);
+    assert_eq!(complete(d.answer(c)), 1);
+    // Enough is unallocated for either; it is the sum that is wrong for its number.
+    for (n, k, cumulative) in [(2, 6, 50), (3, 4, 200)] {
+        d.pay(
+            c,
+            n,
+            FIRST,
+            Forward::Last,
+            Some(Desk::claim(&e, k, cumulative, PRICE)),
+            0,
+        );
+        assert_eq!(refused(d.answer(c)).2, RefuseCode::Failed);
+    }
+    let balance = d.balance(&e);
+    assert_eq!(
+        (balance.newest_k, balance.cumulative, balance.unallocated),
+        (5, s(100), s(90))
+    );
+}
