@@ -495,3 +495,16 @@ pub(in crate::sim) fn a_claim_that_falls_with_a_rising_number_is_refused() {
         (5, s(100), s(90))
     );
 }
+
+#[test]
+pub(in crate::sim) fn an_escrow_pays_up_to_its_last_stroop_and_draws_may_overtake_each_other() {
+    let mut d = Desk::new();
+    let e = d.client_escrow();
+    let c = d.circuit(CLIENT, false);
+    let all = crate::sim::desk::BALANCE;
+    d.pay(c, 1, FIRST, Forward::Last, Some(Desk::claim(&e, 3, all, PRICE)), 0);
+    assert_eq!(complete(d.answer(c)), 1);
+    // The same sum under a lower number: a draw that was overtaken.
+    d.pay(c, 2, FIRST, Forward::Last, Some(Desk::claim(&e, 2, all, PRICE)), 0);
+    assert_eq!(complete(d.answer(c)), 2);
+}

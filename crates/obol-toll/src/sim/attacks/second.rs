@@ -479,3 +479,24 @@ pub(in crate::sim) fn a_guard_that_keeps_the_forward_part_is_found_out() {
     assert_eq!(reached, 0, "the liar passed nothing on");
     assert!(kept <= 30 * 10, "{kept} stroops kept");
 }
+
+#[test]
+pub(in crate::sim) fn a_resumed_payment_waits_for_its_money_again() {
+    let mut d = Desk::new();
+    let e = d.prev_escrow();
+    let c = d.circuit(PREV, false);
+    d.pay(c, 1, FIRST, Forward::Last, None, 0);
+    let refusal = LinkMessage::LegRefused {
+        circuit: c.0 as u32,
+        n: 1,
+        distance: 1,
+        code: RefuseCode::NoFunds,
+    };
+    d.link(PREV, &refusal);
+    assert_eq!(refused(d.answer(c)), (1, 1, RefuseCode::NoFunds));
+    d.pay(c, 1, FIRST, Forward::Last, None, 0);
+    assert!(d.answers(c).is_empty(), "nothing is held yet");
+    d.leg_pay(&e, 1, 10, c, 1, PRICE);
+    assert_eq!(complete(d.answer(c)), 1);
+    assert_eq!(d.credit(c), UNIT);
+}
