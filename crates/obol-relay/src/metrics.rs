@@ -71,6 +71,10 @@ table! {
     Circuits "obol_circuits" Gauge [CLASS] "Circuits now.";
     QueuedCells "obol_queued_cells" Gauge [CLASS] "Cells' worth of memory that queues and streams hold now.";
     CircuitsOpened "obol_circuits_opened_total" Counter [] "Circuits whose handshake with this relay succeeded.";
+    CircuitsControlled "obol_circuits_congestion_control_total" Counter []
+        "Circuits that were opened with congestion control.";
+    StreamsPaused "obol_streams_paused_total" Counter [("by", &["relay", "client"])]
+        "Streams that were paused (XOFF): by us, because the target did not take data; by clients.";
     HandshakesFailed "obol_handshakes_failed_total" Counter [] "Circuit handshakes that failed.";
     HandshakesPending "obol_handshakes_pending" Gauge [] "Circuit handshakes that wait for their result now.";
     CreatesRefused "obol_creates_refused_total" Counter [] "Circuits refused for lack of room.";
@@ -234,6 +238,9 @@ impl Metrics {
         }
         self.set(Metric::Links, &[], c.links);
         self.set(Metric::CircuitsOpened, &[], c.circuits_opened);
+        self.set(Metric::CircuitsControlled, &[], c.circuits_controlled);
+        self.set(Metric::StreamsPaused, &["relay"], c.xoffs_sent);
+        self.set(Metric::StreamsPaused, &["client"], c.xoffs_received);
         self.set(Metric::HandshakesFailed, &[], c.handshakes_failed);
         self.set(Metric::HandshakesPending, &[], c.handshakes_pending);
         self.set(Metric::CreatesRefused, &[], c.creates_refused);

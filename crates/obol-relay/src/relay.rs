@@ -18,8 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use obol_onion::engine::{
-    CircuitId, Counters, DestroyReason, Engine, EngineConfig, Event, LinkId, NextHop, PaymentEvent, StreamId, Time,
-    UnpaidShare,
+    CircuitId, Congestion, Counters, DestroyReason, Engine, EngineConfig, Event, LinkId, NextHop, PaymentEvent,
+    StreamId, Time, UnpaidShare,
 };
 use rand::Rng as _;
 use tokio::net::TcpListener;
@@ -237,6 +237,7 @@ impl Shared {
         let result = {
             let now = self.now();
             let mut core = self.lock();
+            core.engine.advance(now);
             let result = work(&mut core, now);
             core.drain(self, &mut rest);
             result
@@ -553,11 +554,17 @@ async fn housekeeper(shared: Arc<Shared>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let param = |name, default| shared.net.as_ref().and_then(|net| net.param(name)).unwrap_or(default);
-        let window = param("circwindow", 1000).clamp(100, 1000) as u16;
-        let accept = param("sendme_accept_min_version", 0).clamp(0, 1) as u8;
+        let parameters = shared.net.as_ref().map(|net| {
+            let param = |name: &str, default| net.param(name).unwrap_or(default);
+            let window = param("circwindow", 1000).clamp(100, 1000) as u16;
+            let accept = param("sendme_accept_min_version", 0).clamp(0, 1) as u8;
+            (window, accept, Congestion::from_consensus(|name| net.param(name)))
+        });
         shared.with(|engine, now| {
-            engine.set_parameters(window, accept);
+            // Without a network it stays as it was configured.
+            if let Some((window, accept, congestion)) = parameters {
+                engine.set_parameters(window, accept, congestion);
+            }
             engine.tick(now);
         });
         shared.resolver.sweep();

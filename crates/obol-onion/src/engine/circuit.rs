@@ -9,6 +9,7 @@
 //! ```
 
 use super::Engine;
+use super::arrivals::ARRIVALS;
 use super::cells::{List, Pool};
 use super::event::{Event, NextHop, PaymentEvent};
 use super::ids::CircuitId;
@@ -97,6 +98,8 @@ pub(crate) struct Circuit {
     pub(crate) fast: bool,
     /// RELAY_EARLY cells seen.
     pub(crate) early: u8,
+    /// The SENDME increment, if congestion control was negotiated.
+    pub(crate) increment: Option<u8>,
     /// Whose share of the unpaid class it takes.
     pub(crate) neighbour: u32,
     pub(crate) class: Class,
@@ -124,6 +127,7 @@ impl Circuit {
             layers: None,
             fast,
             early: 0,
+            increment: None,
             neighbour,
             class: Class::Unpaid,
             credit: 0,
@@ -146,6 +150,15 @@ impl Circuit {
             _ => None,
         }
     }
+
+    /// The ticket of the queue that a schedule's entry names.
+    #[inline]
+    pub(crate) fn ticket(&self, queue: u32) -> u32 {
+        if queue & ARRIVALS == 0 {
+            return self.queues[(queue & 1) as usize].ticket;
+        }
+        self.edge.as_ref().map_or(0, |edge| edge.arrivals.ticket)
+    }
 }
 
 impl Engine {
@@ -157,6 +170,9 @@ impl Engine {
         };
         for queue in &mut circuit.queues {
             queue.clear(&mut self.pool);
+        }
+        if let Some(edge) = &mut circuit.edge {
+            self.pool.clear(&mut edge.arrivals.cells);
         }
         circuit.held = 0;
         self.memory.update(&mut self.circuits, index);

@@ -1,5 +1,7 @@
 //! What an [`Engine`](super::Engine) is told once, by its operator and by the consensus.
 
+use super::congestion::Congestion;
+
 /// What the unpaid class gets of the rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum UnpaidShare {
@@ -34,6 +36,8 @@ pub struct EngineConfig {
     pub allow_private_addresses: bool,
     /// `circwindow`: DATA cells that may be under way to a client before the first SENDME; 100 to 1000.
     pub circuit_window: u16,
+    /// Congestion control of circuits whose clients ask for it.
+    pub congestion: Congestion,
     /// `sendme_accept_min_version`: 0 tolerates SENDMEs without a tag.
     pub sendme_accept_min: u8,
     /// Microseconds without any circuit after which a client's link is closed.
@@ -55,6 +59,7 @@ impl Default for EngineConfig {
             pending_handshakes: 4096,
             allow_private_addresses: false,
             circuit_window: 1000,
+            congestion: Congestion::disabled(),
             sendme_accept_min: 0,
             idle_client_link: 180_000_000,
             idle_relay_link: 3_600_000_000,

@@ -24,6 +24,8 @@ pub struct HandshakeAnswer {
     pub reply: Vec<u8>,
     /// The circuit's secrets.
     pub keys: CircuitKeys,
+    /// The SENDME increment, if congestion control was agreed on.
+    pub congestion_control: Option<u8>,
 }
 
 impl Engine {
@@ -71,6 +73,7 @@ impl Engine {
             circuit,
             kind,
             onionskin,
+            congestion_control: self.config.congestion.offer(),
         }));
     }
 
@@ -90,9 +93,11 @@ impl Engine {
         };
         let (forward, backward) = answer.keys.relay_layers();
         this.layers = Some(Layers { forward, backward });
+        this.increment = answer.congestion_control;
         let (end, fast) = (this.prev, this.fast);
         self.pending_handshakes = self.pending_handshakes.saturating_sub(1);
         self.counters.circuits_opened += 1;
+        self.counters.circuits_controlled += u64::from(answer.congestion_control.is_some());
         if fast {
             self.send_control(end.link, end.id, command::CREATED_FAST, &answer.reply);
         } else {

@@ -137,6 +137,8 @@ pub struct HandshakeJob {
     pub kind: HandshakeKind,
     /// What the client sent.
     pub onionskin: Vec<u8>,
+    /// The SENDME increment to be agreed on if the client asks for congestion control; `None`: it does not get it.
+    pub congestion_control: Option<u8>,
 }
 
 /// The next hop that a client asked for.

@@ -14,18 +14,22 @@
 //! | [`link`] | links: table, cells, choice |
 //! | [`create`], [`extend`] | circuits made here, and on to the next hop |
 //! | [`circuit`] | a circuit's state, and its end |
-//! | [`relay_cell`], [`stream`], [`window`] | RELAY cells; streams that end here; their windows |
+//! | [`relay_cell`], [`stream`], [`arrivals`] | RELAY cells; streams that end here; what comes for them |
+//! | [`window`], [`vegas`], [`flow`], [`congestion`] | flow control of circuits and of streams; its parameters |
 //! | [`queue`], [`schedule`], [`rate`], [`memory`], [`cells`] | cells waiting: order, classes, rate, budget, slots |
 //! | [`payments`] | credit and payment messages |
 //!
 //! A fault of a circuit ends that circuit, a fault of a link that link ([`LinkFault`]), and nothing else.
 
+mod arrivals;
 mod cells;
 mod circuit;
 mod config;
+mod congestion;
 mod create;
 mod event;
 mod extend;
+mod flow;
 mod hash;
 mod ids;
 mod link;
@@ -37,6 +41,7 @@ mod relay_cell;
 mod rng;
 mod schedule;
 mod stream;
+mod vegas;
 mod window;
 mod wire;
 
@@ -48,6 +53,7 @@ use std::collections::{HashMap, VecDeque};
 use smallvec::SmallVec;
 
 pub use config::{EngineConfig, UnpaidShare};
+pub use congestion::{Congestion, FlowParameters, VegasParameters};
 pub use create::HandshakeAnswer;
 pub use event::{Event, HandshakeJob, HandshakeKind, LinkFault, Neighbour, NextHop, PaymentEvent, Peer, Target};
 pub use extend::is_public;
@@ -88,6 +94,12 @@ pub struct Counters {
     pub handshakes_pending: u64,
     /// Circuits whose handshake succeeded.
     pub circuits_opened: u64,
+    /// Those of them with congestion control.
+    pub circuits_controlled: u64,
+    /// Streams that we told clients to pause, because their targets did not take data.
+    pub xoffs_sent: u64,
+    /// Streams that clients told us to pause.
+    pub xoffs_received: u64,
     /// Handshakes that failed.
     pub handshakes_failed: u64,
     /// CREATEs refused for lack of room.
@@ -198,10 +210,16 @@ impl Engine {
         self.closing = true;
     }
 
-    /// Consensus parameters that may change while the engine runs.
-    pub fn set_parameters(&mut self, circuit_window: u16, sendme_accept_min: u8) {
+    /// Consensus parameters that may change while the engine runs. Circuits keep what they have negotiated.
+    pub fn set_parameters(&mut self, circuit_window: u16, sendme_accept_min: u8, congestion: Congestion) {
         self.config.circuit_window = circuit_window;
         self.config.sendme_accept_min = sendme_accept_min;
+        self.config.congestion = congestion;
+    }
+
+    /// Lets time pass: what is done next is done at this moment, unless it says otherwise.
+    pub fn advance(&mut self, now: Time) {
+        self.now = self.now.max(now);
     }
 
     /// A copy of the counters.

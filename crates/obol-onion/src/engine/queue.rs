@@ -16,11 +16,12 @@
 //! With a configured rate one schedule for all links hands out the tokens; without, each link has its own and its writer
 //! takes as much as the socket does.
 
+use super::arrivals::ARRIVALS;
 use super::cells::Kind;
 use super::circuit::{BACKWARD, Circuit, FORWARD};
 use super::config::UnpaidShare;
 use super::event::{Event, PaymentEvent};
-use super::ids::{LinkId, Time};
+use super::ids::{CircuitId, LinkId, Table, Time};
 use super::schedule::{Class, Entry, Schedule};
 use super::wire::{CELL_LEN, DestroyReason, command};
 use super::{Engine, Pacer};
@@ -60,6 +61,14 @@ pub(crate) fn seal(circuit: &mut Circuit, kind: Kind, body: &mut [u8; BODY_LEN])
         }
         Kind::Sealed | Kind::SealedEarly | Kind::Answer => {}
     }
+}
+
+/// Whether a schedule's entry is the valid one of the queue that it names.
+#[inline]
+fn holds(circuits: &Table<CircuitId, Box<Circuit>>, entry: &Entry) -> bool {
+    circuits
+        .at((entry.queue & !ARRIVALS) >> 1)
+        .is_some_and(|circuit| circuit.ticket(entry.queue) == entry.ticket)
 }
 
 impl Engine {
@@ -128,12 +137,7 @@ impl Engine {
         };
         let neighbour = circuit.neighbour;
         let circuits = &self.circuits;
-        let valid = |entry: &Entry| {
-            let direction = (entry.queue & 1) as usize;
-            circuits
-                .at(entry.queue >> 1)
-                .is_some_and(|circuit| circuit.queues[direction].ticket == entry.ticket)
-        };
+        let valid = |entry: &Entry| holds(circuits, entry);
         let Some(link) = self.links.at_mut(end.link) else {
             return;
         };
@@ -260,6 +264,7 @@ impl Engine {
         for direction in [BACKWARD, FORWARD] {
             self.activate(index, direction);
         }
+        self.schedule_arrivals(index);
     }
 
     /// Kills the largest queues of a class that holds more than its budget.
@@ -345,9 +350,7 @@ impl Engine {
 
     #[inline]
     fn is_valid(&self, entry: Entry) -> bool {
-        self.circuits
-            .at(entry.queue >> 1)
-            .is_some_and(|circuit| circuit.queues[(entry.queue & 1) as usize].ticket == entry.ticket)
+        holds(&self.circuits, &entry)
     }
 
     /// After a cell of a queue was sent: the same entry again, at the end, if there is more.
@@ -399,31 +402,17 @@ impl Engine {
             if !self.is_valid(entry) {
                 continue;
             }
-            let (index, direction) = (entry.queue >> 1, (entry.queue & 1) as usize);
-            let Some(end) = self.circuits.at(index).and_then(|circuit| circuit.end(direction)) else {
+            let link = if entry.queue & ARRIVALS == 0 {
+                match self.stage(entry) {
+                    None => continue,
+                    link => link,
+                }
+            } else if self.pace_arrivals(entry) {
+                None
+            } else {
+                self.put_back_arrivals(entry);
                 continue;
             };
-            let circuits = &self.circuits;
-            let Some(link) = self.links.at_mut(end.link) else {
-                continue;
-            };
-            if link.staged.len() >= STAGED_MAX {
-                link.park(entry, |entry| {
-                    let direction = (entry.queue & 1) as usize;
-                    circuits
-                        .at(entry.queue >> 1)
-                        .is_some_and(|circuit| circuit.queues[direction].ticket == entry.ticket)
-                });
-                continue;
-            }
-            let mut staged = core::mem::take(&mut link.staged);
-            let sent = self.emit(index, direction, &mut staged);
-            if let Some(link) = self.links.at_mut(end.link) {
-                link.staged = staged;
-            }
-            if !sent {
-                continue;
-            }
             total -= cell;
             if let Some(pacer) = &mut self.pacer {
                 pacer.schedule.sent(class);
@@ -435,11 +424,36 @@ impl Engine {
                     unpaid -= cell;
                 }
             }
-            if self.is_valid(entry) {
-                self.put_back(end.link, entry);
+            let more = self.is_valid(entry);
+            match link {
+                None if more => self.put_back_arrivals(entry),
+                None => {}
+                Some(link) => {
+                    if more {
+                        self.put_back(link, entry);
+                    }
+                    self.wake_link(link);
+                }
             }
-            self.wake_link(end.link);
         }
+    }
+
+    /// Takes a queue's next cell to its link's writer, which may be too slow for it. Returns the link if it went there.
+    fn stage(&mut self, entry: Entry) -> Option<u32> {
+        let (index, direction) = (entry.queue >> 1, (entry.queue & 1) as usize);
+        let end = self.circuits.at(index).and_then(|circuit| circuit.end(direction))?;
+        let circuits = &self.circuits;
+        let link = self.links.at_mut(end.link)?;
+        if link.staged.len() >= STAGED_MAX {
+            link.park(entry, |entry| holds(circuits, entry));
+            return None;
+        }
+        let mut staged = core::mem::take(&mut link.staged);
+        let sent = self.emit(index, direction, &mut staged);
+        if let Some(link) = self.links.at_mut(end.link) {
+            link.staged = staged;
+        }
+        sent.then_some(end.link)
     }
 
     /// When [`wake`](Self::wake) should be called next; `None`: not before something else happens.
@@ -487,6 +501,7 @@ impl Engine {
             for direction in [BACKWARD, FORWARD] {
                 self.activate(index, direction);
             }
+            self.schedule_arrivals(index);
         }
         self.pace(now);
     }

@@ -85,6 +85,7 @@ impl Engine {
         match command {
             relay::DATA => self.data(index, tag, stream, data),
             relay::SENDME => self.sendme(index, stream, data),
+            relay::XOFF | relay::XON => self.pause_or_resume(index, command, stream, data),
             relay::BEGIN if stream != 0 => self.begin(index, stream, data),
             relay::BEGIN_DIR if stream != 0 => self.begin_dir(index, stream),
             relay::RESOLVE if stream != 0 => self.resolve(index, stream, data),
@@ -116,9 +117,14 @@ impl Engine {
 
     /// The edge of a circuit, made when first needed.
     pub(crate) fn edge(&mut self, index: u32) -> Option<&mut Edge> {
-        let package = self.config.circuit_window;
-        let hash = self.hash;
+        let (package, hash) = (self.config.circuit_window, self.hash);
+        let vegas = &self.config.congestion.vegas;
         let circuit = self.circuits.at_mut(index)?;
-        Some(circuit.edge.get_or_insert_with(|| Box::new(Edge::new(package, hash))))
+        let increment = circuit.increment;
+        Some(
+            circuit
+                .edge
+                .get_or_insert_with(|| Box::new(Edge::new(package, increment, vegas, hash))),
+        )
     }
 }

@@ -5,11 +5,12 @@
 //!                                       └─► task: end() ──► gone          END ──► ended ──► task: end(None) ──► gone
 //! ```
 //!
-//! Client to target: DATA is collected per stream; the task takes all of it with [`Engine::stream_receive`] and says with
-//! [`Engine::stream_consumed`] when the target has it, which is what moves the stream's window: a target that does not
-//! read stalls its own stream only. Target to client: [`Engine::stream_room`] says how much may be sent now, and
-//! [`Engine::stream_send`] cuts that up into full cells. Both answer "nothing" by remembering that the task waits: then
-//! comes one [`Event::StreamReady`].
+//! Client to target: DATA is collected per stream ([`arrivals`](super::arrivals)); the task takes all of it with
+//! [`Engine::stream_receive`] and says with [`Engine::stream_consumed`] what the target has, which is what moves the
+//! stream's window or resumes it: a target that does not read stalls its own stream only. Target to client:
+//! [`Engine::stream_room`] says how much may be sent now, and [`Engine::stream_send`] cuts that up into full cells. Both
+//! answer "nothing" by remembering that the task waits: then comes one [`Event::StreamReady`]. Only a rate that the client
+//! asked for needs a timer, the task's own: [`Engine::stream_rest`].
 //!
 //! There is no table of half-closed streams: a message for a stream that is not (any longer) there is counted in the
 //! circuit's window and dropped, which is all that a relay owes it.
@@ -19,50 +20,81 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use super::Engine;
+use super::arrivals::Arrivals;
+use super::congestion::VegasParameters;
 use super::event::{Event, Target};
+use super::flow::{Permit, Uptake};
 use super::hash::Seeded;
-use super::ids::{CircuitId, StreamId};
-use super::queue::{EDGE_QUEUE_HIGH, EDGE_QUEUE_LOW};
+use super::ids::{CircuitId, StreamId, Time};
+use super::queue::EDGE_QUEUE_HIGH;
 use super::window::{CircuitWindow, STREAM_INCREMENT, STREAM_WINDOW};
 use super::wire::{DATA_MAX, EndReason, Ending, relay};
-use crate::crypto::tor1::Tag;
 
 /// Streams and windows of a circuit that ends here.
 #[derive(Debug)]
 pub(crate) struct Edge {
     pub(crate) window: CircuitWindow,
-    streams: HashMap<u16, Stream, Seeded>,
+    /// Our queue towards the client was full, and is not yet short again.
+    pub(crate) blocked: bool,
+    pub(crate) streams: HashMap<u16, Stream, Seeded>,
+    pub(crate) arrivals: Arrivals,
     serial: u32,
 }
 
 #[derive(Debug)]
-struct Stream {
-    serial: u32,
+pub(crate) struct Stream {
+    pub(crate) serial: u32,
     /// Bytes from the client that no task has taken yet.
-    received: Vec<u8>,
+    pub(crate) received: Vec<u8>,
     /// DATA cells in `received`.
-    received_cells: u16,
-    /// DATA cells that a task has taken and the target not yet.
-    passing: u16,
-    /// DATA cells that the target has and no SENDME has told of.
+    pub(crate) received_cells: u32,
+    /// Bytes that a task has taken and the target not yet.
+    passing: usize,
+    /// DATA cells in `passing`.
+    pub(crate) passing_cells: u32,
+    /// DATA cells that the target has and no SENDME has told of. Fixed windows only, as the next two.
     consumed: u16,
     /// DATA cells that the client may still send.
-    deliver: u16,
+    pub(crate) deliver: u16,
     /// DATA cells that we may still send.
-    package: u16,
+    pub(crate) package: u16,
+    /// With congestion control: how the target takes what the client sends.
+    pub(crate) uptake: Uptake,
+    /// With congestion control: what the client lets us send.
+    pub(crate) permit: Permit,
     /// The client has ended it.
-    ended: bool,
+    pub(crate) ended: bool,
     /// The task waits for something to receive.
-    wants_bytes: bool,
+    pub(crate) wants_bytes: bool,
     /// The task waits for room to send.
-    wants_room: bool,
+    pub(crate) wants_room: bool,
+}
+
+impl Stream {
+    /// Bytes that the target has not taken.
+    pub(crate) fn waiting(&self) -> u64 {
+        (self.received.len() + self.passing) as u64
+    }
+
+    /// The target has taken `bytes` of what passes. Returns how many cells that completes.
+    fn taken(&mut self, bytes: usize) -> u32 {
+        let bytes = bytes.min(self.passing);
+        // Where cells begin and end is not known any more: in proportion, and all with the last byte.
+        let cells = match self.passing - bytes {
+            0 => self.passing_cells,
+            _ => (u64::from(self.passing_cells) * bytes as u64 / self.passing as u64) as u32,
+        };
+        self.passing -= bytes;
+        self.passing_cells -= cells;
+        cells
+    }
 }
 
 /// What [`Engine::stream_receive`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Received {
-    /// This many DATA cells' worth of bytes was put into the buffer.
-    Cells(u16),
+    /// What has come was put into the buffer.
+    Bytes,
     /// Nothing now; a [`Event::StreamReady`] will come.
     Nothing,
     /// Nothing, and nothing will come: the client has ended the stream.
@@ -97,10 +129,16 @@ pub enum Answer {
 const RESOLVED_TTL: u32 = 60;
 
 impl Edge {
-    pub(crate) fn new(package: u16, hash: Seeded) -> Self {
+    /// With congestion control if a SENDME increment was negotiated; otherwise with `package` as its window.
+    pub(crate) fn new(package: u16, increment: Option<u8>, vegas: &VegasParameters, hash: Seeded) -> Self {
         Edge {
-            window: CircuitWindow::new(package),
+            window: match increment {
+                Some(increment) => CircuitWindow::controlled(increment, vegas),
+                None => CircuitWindow::fixed(package),
+            },
+            blocked: false,
             streams: HashMap::with_hasher(hash),
+            arrivals: Arrivals::default(),
             serial: 0,
         }
     }
@@ -126,9 +164,12 @@ impl Edge {
                 received: Vec::new(),
                 received_cells: 0,
                 passing: 0,
+                passing_cells: 0,
                 consumed: 0,
                 deliver: STREAM_WINDOW,
                 package: STREAM_WINDOW,
+                uptake: Uptake::default(),
+                permit: Permit::default(),
                 ended: false,
                 wants_bytes: false,
                 wants_room: false,
@@ -243,114 +284,6 @@ impl Engine {
         }
     }
 
-    /// DATA from the client: counted for the circuit in any case.
-    pub(crate) fn data(&mut self, index: u32, tag: Tag, number: u16, data: &[u8]) {
-        let Some(name) = self.circuits.name(index) else { return };
-        let Some(edge) = self.edge(index) else { return };
-        match edge.window.received() {
-            Ok(false) => {}
-            Ok(true) => {
-                let mut body = [0; 23];
-                body[0] = 1;
-                body[2] = 20;
-                body[3..].copy_from_slice(tag.as_bytes());
-                self.originate(index, relay::SENDME, 0, &body);
-            }
-            Err(_) => return self.protocol_error(index),
-        }
-        let Some(edge) = self.circuits.at_mut(index).and_then(|circuit| circuit.edge.as_mut()) else {
-            return;
-        };
-        let Some(stream) = edge.streams.get_mut(&number) else {
-            self.counters.messages_dropped += 1;
-            return;
-        };
-        if stream.ended {
-            return;
-        }
-        let Some(deliver) = stream.deliver.checked_sub(1) else {
-            self.originate(index, relay::END, number, &[EndReason::TorProtocol as u8]);
-            return self.protocol_error(index);
-        };
-        stream.deliver = deliver;
-        stream.received.extend_from_slice(data);
-        stream.received_cells += 1;
-        let id = StreamId {
-            circuit: name,
-            number,
-            serial: stream.serial,
-        };
-        if core::mem::take(&mut stream.wants_bytes) {
-            self.events.push_back(Event::StreamReady { stream: id });
-        }
-        if let Some(circuit) = self.circuits.at_mut(index) {
-            circuit.held += 1;
-        }
-        self.memory.update(&mut self.circuits, index);
-        self.enforce_memory();
-    }
-
-    pub(crate) fn sendme(&mut self, index: u32, number: u16, data: &[u8]) {
-        let accept = self.config.sendme_accept_min;
-        let Some(edge) = self.edge(index) else { return };
-        if number == 0 {
-            if edge.window.sendme(data, accept).is_err() {
-                return self.protocol_error(index);
-            }
-        } else if let Some(stream) = edge.streams.get_mut(&number) {
-            stream.package += STREAM_INCREMENT;
-            if stream.package > STREAM_WINDOW {
-                return self.protocol_error(index);
-            }
-        }
-        self.wake_senders(index);
-    }
-
-    /// There may be room to send again: lets those know who wait for it.
-    pub(crate) fn wake_senders(&mut self, index: u32) {
-        let Some(name) = self.circuits.name(index) else { return };
-        let Some(circuit) = self.circuits.at_mut(index) else {
-            return;
-        };
-        let queued = circuit.queues[super::circuit::BACKWARD].len();
-        let Some(edge) = &mut circuit.edge else { return };
-        if queued > EDGE_QUEUE_LOW || edge.window.room() == 0 {
-            return;
-        }
-        for (number, stream) in &mut edge.streams {
-            if stream.wants_room && stream.package > 0 {
-                stream.wants_room = false;
-                let id = StreamId {
-                    circuit: name,
-                    number: *number,
-                    serial: stream.serial,
-                };
-                self.events.push_back(Event::StreamReady { stream: id });
-            }
-        }
-    }
-
-    pub(crate) fn client_end(&mut self, index: u32, number: u16) {
-        let Some(name) = self.circuits.name(index) else { return };
-        let Some(edge) = self.circuits.at_mut(index).and_then(|circuit| circuit.edge.as_mut()) else {
-            return;
-        };
-        let Some(stream) = edge.streams.get_mut(&number) else {
-            return;
-        };
-        if core::mem::replace(&mut stream.ended, true) {
-            return;
-        }
-        // Both halves have to look: nothing more comes, and nothing more is wanted.
-        (stream.wants_bytes, stream.wants_room) = (false, false);
-        let id = StreamId {
-            circuit: name,
-            number,
-            serial: stream.serial,
-        };
-        self.events.push_back(Event::StreamReady { stream: id });
-    }
-
     fn edge_of(&mut self, stream: StreamId) -> Option<&mut Edge> {
         self.circuits.get_mut(stream.circuit)?.edge.as_deref_mut()
     }
@@ -386,12 +319,12 @@ impl Engine {
         let Some(this) = self.stream_mut(stream) else {
             return Received::Gone;
         };
-        if this.received_cells > 0 {
+        if !this.received.is_empty() || this.received_cells > 0 {
             core::mem::swap(&mut this.received, buffer);
             this.received.clear();
-            let cells = core::mem::take(&mut this.received_cells);
-            this.passing += cells;
-            return Received::Cells(cells);
+            this.passing += buffer.len();
+            this.passing_cells += core::mem::take(&mut this.received_cells);
+            return Received::Bytes;
         }
         if this.ended {
             return Received::Ended;
@@ -400,57 +333,90 @@ impl Engine {
         Received::Nothing
     }
 
-    /// The target has what [`stream_receive`](Self::stream_receive) gave: this many DATA cells.
-    pub fn stream_consumed(&mut self, stream: StreamId, cells: u16) {
+    /// The target has taken `bytes` of what was received: the client may send as much again.
+    pub fn stream_consumed(&mut self, stream: StreamId, bytes: usize) {
         let index = stream.circuit.index;
-        let Some(this) = self.stream_mut(stream) else { return };
-        let cells = cells.min(this.passing);
-        this.passing -= cells;
-        this.consumed += cells;
-        let due = if this.ended {
-            0
-        } else {
-            this.consumed / STREAM_INCREMENT
+        let now = self.now;
+        let flow = &self.config.congestion.flow;
+        let Some(circuit) = self.circuits.get_mut(stream.circuit) else {
+            return;
         };
-        this.consumed -= due * STREAM_INCREMENT;
-        this.deliver += due * STREAM_INCREMENT;
-        if let Some(circuit) = self.circuits.at_mut(index) {
-            circuit.held = circuit.held.saturating_sub(u32::from(cells));
+        let Some(edge) = circuit.edge.as_deref_mut() else {
+            return;
+        };
+        let controlled = edge.window.is_controlled();
+        let Some(this) = edge.stream(stream) else { return };
+        let cells = this.taken(bytes);
+        let (mut sendmes, mut xon) = (0, None);
+        if this.ended {
+            // Nobody wants to know.
+        } else if controlled {
+            let waiting = this.waiting();
+            xon = this.uptake.taken(flow, now, bytes as u64, waiting);
+        } else {
+            // Cells with fixed windows are never more than fit.
+            this.consumed += cells as u16;
+            sendmes = this.consumed / STREAM_INCREMENT;
+            this.consumed -= sendmes * STREAM_INCREMENT;
+            this.deliver += sendmes * STREAM_INCREMENT;
         }
+        circuit.held = circuit.held.saturating_sub(cells);
         self.memory.update(&mut self.circuits, index);
-        for _ in 0..due {
+        for _ in 0..sendmes {
             self.originate(index, relay::SENDME, stream.number, &[]);
         }
-        if due > 0 {
+        if let Some(rate) = xon {
+            let [a, b, c, d] = rate.to_be_bytes();
+            self.originate(index, relay::XON, stream.number, &[0, a, b, c, d]);
+        }
+        if sendmes > 0 || xon.is_some() {
             self.pace(self.now);
         }
     }
 
-    /// Bytes that may be sent to the client on a stream now. 0: wait for an [`Event::StreamReady`]. `None`: the stream is
-    /// gone, or the client wants nothing more.
+    /// Bytes that may be sent to the client on a stream now. 0: wait for an [`Event::StreamReady`], and if there is one for
+    /// [`stream_rest`](Self::stream_rest). `None`: the stream is gone, or the client wants nothing more.
     pub fn stream_room(&mut self, stream: StreamId) -> Option<usize> {
+        let now = self.now;
         let circuit = self.circuits.get_mut(stream.circuit)?;
         let queued = circuit.queues[super::circuit::BACKWARD].len();
         let edge = circuit.edge.as_deref_mut()?;
-        let window = edge.window.room();
+        let (window, controlled) = (edge.window.room(), edge.window.is_controlled());
+        let here = EDGE_QUEUE_HIGH.saturating_sub(queued);
+        edge.blocked |= here == 0;
         let this = edge.stream(stream)?;
         if this.ended {
             return None;
         }
-        let cells = usize::from(window.min(this.package)).min(EDGE_QUEUE_HIGH.saturating_sub(queued));
+        let (window, permitted) = match controlled {
+            true => (window, this.permit.bytes(now)),
+            false => (window.min(u32::from(this.package)), usize::MAX),
+        };
+        let cells = here.min(window as usize).min(permitted / DATA_MAX);
         this.wants_room = cells == 0;
         Some(cells * DATA_MAX)
     }
 
+    /// For a stream without room: when there will be some, if the client's rate is all that it waits for.
+    pub fn stream_rest(&self, stream: StreamId) -> Option<Time> {
+        let edge = self.circuits.get(stream.circuit)?.edge.as_deref()?;
+        let this = edge.streams.get(&stream.number)?;
+        let waits = this.serial == stream.serial && this.wants_room;
+        this.permit.ready_at(DATA_MAX).filter(|at| waits && *at > self.now)
+    }
+
     /// Sends bytes to the client: as many of them as there is room for, in full cells but for the last. Returns how many.
     pub fn stream_send(&mut self, stream: StreamId, bytes: &[u8]) -> usize {
+        let now = self.now;
         let room = self.stream_room(stream).unwrap_or(0);
         let bytes = &bytes[..bytes.len().min(room)];
         for data in bytes.chunks(DATA_MAX) {
             let Some(edge) = self.edge_of(stream) else { break };
-            edge.window.queued();
+            edge.window.queued(now);
+            let fixed = !edge.window.is_controlled();
             if let Some(this) = edge.stream(stream) {
-                this.package = this.package.saturating_sub(1);
+                this.package = this.package.saturating_sub(u16::from(fixed));
+                this.permit.sent(data.len());
             }
             self.originate(stream.circuit.index, relay::DATA, stream.number, data);
         }
@@ -460,6 +426,12 @@ impl Engine {
 
     /// A stream's task is done with it. With an ending, the client is told, unless it was the client that ended it.
     pub fn stream_end(&mut self, stream: StreamId, ending: Option<Ending>) {
+        self.close_stream(stream, ending);
+        self.pace(self.now);
+    }
+
+    /// The same, without sending at once.
+    pub(crate) fn close_stream(&mut self, stream: StreamId, ending: Option<Ending>) {
         let index = stream.circuit.index;
         let Some(edge) = self.edge_of(stream) else { return };
         let Some(ended) = edge.stream(stream).map(|stream| stream.ended) else {
@@ -469,9 +441,7 @@ impl Engine {
             return;
         };
         if let Some(circuit) = self.circuits.at_mut(index) {
-            circuit.held = circuit
-                .held
-                .saturating_sub(u32::from(gone.received_cells) + u32::from(gone.passing));
+            circuit.held = circuit.held.saturating_sub(gone.received_cells + gone.passing_cells);
         }
         self.memory.update(&mut self.circuits, index);
         let Some(ending) = ending.filter(|_| !ended) else {
@@ -490,7 +460,6 @@ impl Engine {
             }
         }
         self.originate(index, relay::END, stream.number, &body);
-        self.pace(self.now);
     }
 
     /// The answer to an [`Event::Resolve`], which ends its stream. What does not fit into one cell is left out.

@@ -48,6 +48,8 @@ pub(crate) mod relay {
     pub(crate) const BEGIN_DIR: u8 = 13;
     pub(crate) const EXTEND2: u8 = 14;
     pub(crate) const EXTENDED2: u8 = 15;
+    pub(crate) const XOFF: u8 = 43;
+    pub(crate) const XON: u8 = 44;
     pub(crate) const PAYMENT_TO_ORIGIN: u8 = 51;
     pub(crate) const PAYMENT_TO_NODE: u8 = 52;
 }

@@ -1,12 +1,13 @@
 //! Bytes between the engine and a socket, a batch at a time.
 //!
 //! Towards the client a socket is read only for as many bytes as the windows and the circuit's queue have room for: so an
-//! exit slows down its sources, and keeps nothing in memory for them. Away from the client the windows move only when the
-//! socket has taken the bytes.
+//! exit slows down its sources, and keeps nothing in memory for them. Away from the client the windows move (or the
+//! stream is resumed) only as the socket takes the bytes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use obol_onion::engine::{DATA_MAX, EndReason, Ending, Received, StreamId};
+use obol_onion::engine::{DATA_MAX, EndReason, Ending, Engine, Received, StreamId, Time};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::{StreamTask, ending};
@@ -37,6 +38,24 @@ where
     }
 }
 
+/// What a stream may send now, and when to ask again although nobody says so.
+fn room(engine: &mut Engine, now: Time, stream: StreamId) -> (Option<usize>, Option<Duration>) {
+    let room = engine.stream_room(stream);
+    let rest = engine
+        .stream_rest(stream)
+        .map(|at| Duration::from_micros(at.since(now)));
+    (room, rest)
+}
+
+/// Waits until there is news of a stream, or for as long as the client's rate wants.
+async fn rest(task: &StreamTask, rest: Option<Duration>) {
+    match rest {
+        None => task.send.notified().await,
+        // News or time: either way the engine is asked.
+        Some(rest) => drop(tokio::time::timeout(rest, task.send.notified()).await),
+    }
+}
+
 /// Target to client. `None`: the client wants nothing more; but what it has sent is still to be delivered, so then this
 /// never returns.
 async fn to_client<R: AsyncRead + Unpin>(
@@ -46,14 +65,15 @@ async fn to_client<R: AsyncRead + Unpin>(
     mut read: R,
 ) -> Option<Ending> {
     let mut buffer = vec![0; READ_MIN];
-    let mut room = shared.with(|engine, _| engine.stream_room(stream));
+    let ask = || shared.with(|engine, now| room(engine, now, stream));
+    let mut room_now = ask();
     loop {
-        let Some(bytes) = room else {
+        let Some(bytes) = room_now.0 else {
             return std::future::pending().await;
         };
         if bytes == 0 {
-            task.send.notified().await;
-            room = shared.with(|engine, _| engine.stream_room(stream));
+            rest(task, room_now.1).await;
+            room_now = ask();
             continue;
         }
         let most = bytes.min(buffer.len());
@@ -64,23 +84,23 @@ async fn to_client<R: AsyncRead + Unpin>(
                 Err(error) => return Some(ending(&error)),
             },
             () = task.send.notified() => {
-                room = shared.with(|engine, _| engine.stream_room(stream));
+                room_now = ask();
                 continue;
             }
         };
         let mut sent = 0;
         loop {
-            let (now_sent, now_room) = shared.with(|engine, _| {
-                let now_sent = engine.stream_send(stream, &buffer[sent..count]);
-                (now_sent, engine.stream_room(stream))
+            let now_sent;
+            (now_sent, room_now) = shared.with(|engine, now| {
+                let sent = engine.stream_send(stream, &buffer[sent..count]);
+                (sent, room(engine, now, stream))
             });
             sent += now_sent;
-            room = now_room;
-            if sent == count || room.is_none() {
+            if sent == count || room_now.0.is_none() {
                 break;
             }
-            // Another stream of the circuit was faster.
-            task.send.notified().await;
+            // Another stream of the circuit was faster, or the client wants it slower.
+            rest(task, room_now.1).await;
         }
         if count == buffer.len() && count < READ_MAX {
             buffer.resize((2 * count).min(READ_MAX), 0);
@@ -108,19 +128,13 @@ async fn from_client<W: AsyncWrite + Unpin>(
             }
             engine.stream_receive(stream, &mut buffer)
         });
-        consumed = 0;
         match received {
-            Received::Cells(cells) => {
-                let written = async {
-                    write.write_all(&buffer).await?;
-                    write.flush().await
-                };
-                if let Err(error) = written.await {
-                    return Some(ending(&error));
-                }
-                consumed = cells;
-            }
+            Received::Bytes => match write_out(shared, stream, &mut write, &buffer).await {
+                Ok(last) => consumed = last,
+                Err(error) => return Some(ending(&error)),
+            },
             Received::Nothing => {
+                consumed = 0;
                 if buffer.capacity() > KEEP {
                     buffer = Vec::new();
                 }
@@ -132,5 +146,28 @@ async fn from_client<W: AsyncWrite + Unpin>(
             }
             Received::Gone => return None,
         }
+    }
+}
+
+/// Writes all of `bytes`. When the target takes only a part, the engine is told at once; of the last part it is yet to be
+/// told, and that is returned.
+async fn write_out<W: AsyncWrite + Unpin>(
+    shared: &Arc<Shared>,
+    stream: StreamId,
+    write: &mut W,
+    bytes: &[u8],
+) -> std::io::Result<usize> {
+    let mut rest = bytes;
+    loop {
+        let written = write.write(rest).await?;
+        if written == 0 && !rest.is_empty() {
+            return Err(std::io::ErrorKind::WriteZero.into());
+        }
+        rest = &rest[written..];
+        if rest.is_empty() {
+            write.flush().await?;
+            return Ok(written);
+        }
+        shared.with(|engine, _| engine.stream_consumed(stream, written));
     }
 }

@@ -20,9 +20,9 @@ fn a_circuit_over_three_relays_carries_streams_both_ways() {
     net.send(&mut circ, 2, relay::DATA, 7, b" world");
     net.settle();
     let mut buffer = Vec::new();
-    assert_eq!(net.nodes[2].stream_receive(stream, &mut buffer), Received::Cells(2));
+    assert_eq!(net.nodes[2].stream_receive(stream, &mut buffer), Received::Bytes);
     assert_eq!(buffer, b"hello world");
-    net.nodes[2].stream_consumed(stream, 2);
+    net.nodes[2].stream_consumed(stream, buffer.len());
     net.send(&mut circ, 2, relay::END, 7, &[6]);
     net.settle();
     buffer.clear();

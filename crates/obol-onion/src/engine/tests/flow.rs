@@ -150,9 +150,9 @@ fn a_target_that_does_not_read_stalls_its_stream_and_too_much_data_closes_the_ci
     assert_eq!(confirmed(&net.messages(&mut circ)), 0, "nothing was taken yet");
     assert_eq!(net.nodes[0].counters().held, [0, 500]);
     let mut buffer = Vec::new();
-    assert_eq!(net.nodes[0].stream_receive(stream, &mut buffer), Received::Cells(500));
+    assert_eq!(net.nodes[0].stream_receive(stream, &mut buffer), Received::Bytes);
     assert_eq!(buffer.len(), 500 * 498);
-    net.nodes[0].stream_consumed(stream, 120);
+    net.nodes[0].stream_consumed(stream, 120 * 498);
     net.run();
     assert_eq!(confirmed(&net.messages(&mut circ)), 2);
     assert_eq!(net.nodes[0].counters().held, [0, 380]);

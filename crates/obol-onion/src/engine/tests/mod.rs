@@ -2,8 +2,10 @@
 
 mod circuits;
 mod classes;
+mod control;
 mod flow;
 mod fuzz;
+mod uploads;
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
@@ -139,6 +141,7 @@ impl Net {
                     let answer = HandshakeAnswer {
                         reply: vec![9; 64],
                         keys: keys(number),
+                        congestion_control: job.congestion_control,
                     };
                     self.nodes[node].created(self.now, job.circuit, Some(answer));
                 }
