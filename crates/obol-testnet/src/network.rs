@@ -37,6 +37,10 @@ pub struct NetworkOptions {
     pub ledger_interval: Duration,
     /// Prices of guard, middle and exit in stroops per 64 KiB, each on the ladder.
     pub prices: [i64; 3],
+    /// Whether the relays are paid, or plain Tor relays.
+    pub payments: bool,
+    /// The largest step they sell: 64 KiB times a power of two.
+    pub largest_step: u64,
 }
 
 impl NetworkOptions {
@@ -48,6 +52,8 @@ impl NetworkOptions {
             relay_program: None,
             ledger_interval: Duration::from_millis(500),
             prices: [20, 10, 50],
+            payments: true,
+            largest_step: 16 << 20,
         }
     }
 }
@@ -435,7 +441,7 @@ impl Plan {
 
     fn config(
         &self,
-        _options: &NetworkOptions,
+        options: &NetworkOptions,
         authority: &Authority,
         ledger: &Ledger,
         server: &server::ServerHandle,
@@ -472,11 +478,11 @@ impl Plan {
                     v3_identity: Fingerprint(entry.v3_identity),
                 }],
             },
-            payments: Some(relay_config::Payments {
+            payments: options.payments.then(|| relay_config::Payments {
                 price_per_64_kib: self.price,
                 forward_ppm: 1_000,
                 forward_ceiling: None,
-                largest_step: Size::mib(16),
+                largest_step: Size(options.largest_step),
                 journal: PathBuf::from("payments.sqlite"),
                 journal_limit: None,
                 ledger: relay_config::Ledger {
