@@ -196,6 +196,8 @@ impl Cashier {
                 if let Ok(ToOrigin::Balance(books)) = answer {
                     self.serves(books.escrow, books.state == EscrowState::Open);
                 }
+                // A hop's meter is judged by what its guard's link carried until now.
+                self.link_bytes(tunnel);
                 self.tell(Input::Answer { tunnel, body });
             }
             Note::Traffic { tunnel, up, down } => {

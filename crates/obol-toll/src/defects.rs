@@ -28,6 +28,10 @@ pub(crate) enum Defect {
     CreditWhileClosing,
     /// An allocation that does not fit is credited in part.
     CreditPart,
+    /// A client believes hops' meters whatever the link to its guard carried.
+    NoLinkBound,
+    /// A client pays again for what a hop refused, again and again.
+    PayAgain,
 }
 
 #[cfg(test)]

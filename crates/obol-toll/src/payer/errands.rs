@@ -92,25 +92,20 @@ impl<K: PayerKeys> Payer<K> {
             return true;
         };
         let (first, listening) = (t.n == 0, t.conversation.is_some());
-        let retrying = t.payment.as_ref().is_some_and(|p| p.attempt > 0);
+        let refused = t.payment.is_some();
         let Some(e) = t.guard().and_then(|g| self.guards.get(&g)).and_then(|g| g.get(escrow)) else {
             return false;
         };
-        let own = u32::from(t.payment.is_some());
         let since = e.balance_asked.map_or(u64::MAX, |at| now.since(at));
-        let patience = e.patience_ms();
-        let due = if e.books.known {
+        if e.books.known {
+            let wanted = refused || first && (e.stale || since >= BALANCE_MS);
             // While payments are in flight the answer would say nothing.
-            e.in_flight <= own && (e.stale && (first || retrying) || first && since >= BALANCE_MS)
-        } else {
-            // The guard believes an escrow only after reading it from a closed ledger: it is asked until it has.
-            if since < patience {
-                return true;
+            if e.in_flight > 0 || !wanted {
+                return false;
             }
-            true
-        };
-        if !due {
-            return false;
+        } else if since < e.patience_ms() {
+            // The guard believes an escrow only after reading it from a closed ledger: it is asked until it has.
+            return true;
         }
         let opening = (!e.books.known).then(|| e.books.escrow.terms.opening());
         if listening {
@@ -135,26 +130,20 @@ impl<K: PayerKeys> Payer<K> {
     }
 
     pub(super) fn balance_told(&mut self, tunnel: TunnelId, told: &Balance, now: UnixMillis) -> bool {
-        let Some(t) = self.tunnels.get_mut(&tunnel) else {
+        let Some(peer) = self.tunnels.get(&tunnel).and_then(|t| t.guard()) else {
             return true;
         };
-        let Some(peer) = t.guard() else { return true };
         let Some(e) = self.guards.get_mut(&peer).and_then(|g| g.get_mut(told.escrow)) else {
             return true;
         };
         let before = e.books.allocated;
         match told.state {
-            EscrowState::Open => {
-                e.books.known = true;
+            EscrowState::Open | EscrowState::Closing => {
+                e.books.known |= told.state == EscrowState::Open;
                 e.reconcile(told, now);
-                if let Some(p) = &mut t.payment {
-                    // If what was allocated last is not free again, hop 1 holds it for this circuit.
-                    p.held_at_first = e.books.allocated.checked_add(p.amount()).is_none_or(|sum| sum > before);
-                }
-            }
-            EscrowState::Closing => {
-                e.reconcile(told, now);
-                if e.books.phase == Life::Open {
+                let (allocated, open) = (e.books.allocated, e.books.phase == Life::Open);
+                self.books_of_refused(tunnel, told, before, allocated, now);
+                if open && told.state == EscrowState::Closing {
                     self.record_about(OutFact::Closing { escrow: told.escrow }, now);
                 }
             }

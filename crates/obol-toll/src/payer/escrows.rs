@@ -12,7 +12,7 @@ use obol_cell::{Balance, EscrowId, EscrowOffer, EscrowRules, Stroops};
 #[derive(Debug)]
 pub(super) struct OutEscrow {
     pub(super) books: Outgoing,
-    /// Payments on it that have no answer yet.
+    /// Payments on it that have no answer yet. One that was refused has its answer, until it is sent again.
     pub(super) in_flight: u32,
     /// The guard's books were asked last at this time.
     pub(super) balance_asked: Option<UnixMillis>,
@@ -98,8 +98,8 @@ pub(super) struct Guard {
     pub(super) wish: Wish,
     /// Bytes on its TLS link, if anybody counts them.
     pub(super) link_bytes: Option<u64>,
-    /// Bytes bought through it in all.
-    pub(super) bought: u64,
+    /// What tunnels that ended stand for against that (`link`).
+    pub(super) ended: u64,
 }
 
 impl Default for Guard {
@@ -109,7 +109,7 @@ impl Default for Guard {
             escrows: Vec::new(),
             wish: Wish::None,
             link_bytes: None,
-            bought: 0,
+            ended: 0,
         }
     }
 }

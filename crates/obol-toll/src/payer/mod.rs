@@ -5,7 +5,9 @@
 //! | what does each hop cost, how far does the chain reach? | when a tunnel opens | `quoting` |
 //! | is money left, is another escrow needed? | always | `errands`, `escrows` |
 //! | is credit running low? | at every input that shows traffic | `tunnel` |
-//! | pay, finish, resume after a refusal | then | `paying` |
+//! | can a guard's link have carried it? | before each payment | `link` |
+//! | pay, finish | then | `paying` |
+//! | resume, give up for less | after a refusal | `refusal` |
 //! | does paying help at all? | one step in sixteen | `trial` |
 //! | which relays keep their word? | when a tunnel ends | `score` |
 //!
@@ -15,9 +17,11 @@ mod config;
 mod errands;
 mod escrows;
 mod io;
+mod link;
 pub mod meter;
 mod paying;
 mod quoting;
+mod refusal;
 mod score;
 #[cfg(test)]
 mod tests;
@@ -193,6 +197,8 @@ impl<K: PayerKeys> Payer<K> {
                 }
                 self.advance(tunnel, now);
             }
+            // A link that never carried anything is one that nobody counts.
+            Input::LinkBytes { bytes: 0, .. } => {}
             Input::LinkBytes { guard, bytes } => {
                 let guard = self.guards.entry(guard).or_default();
                 guard.link_bytes = Some(guard.link_bytes.unwrap_or(0).saturating_add(bytes));
@@ -427,8 +433,12 @@ impl<K: PayerKeys> Payer<K> {
             {
                 guard.wish = Wish::Offer(offer, None);
             }
+            guard.ended = guard.ended.saturating_add(t.charged());
             for e in &mut guard.escrows {
-                if t.payment.as_ref().is_some_and(|p| p.escrow == e.id()) {
+                if t.payment
+                    .as_ref()
+                    .is_some_and(|p| p.escrow == e.id() && p.resume.is_none())
+                {
                     e.in_flight = e.in_flight.saturating_sub(1);
                 }
                 if t.n > 0 && Some(e.id()) == t.escrow {

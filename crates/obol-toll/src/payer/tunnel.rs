@@ -7,7 +7,7 @@
 //! runs low. One conversation at a time, always.
 
 use super::io::{Hop, Second};
-use super::meter::{CELL, Meter};
+use super::meter::{CELL, Meter, SET_UP};
 use crate::amounts::{Forwarded, Growth, Part, low_water};
 use crate::clock::UnixMillis;
 use obol_cell::{EscrowId, LowWater, PeerId, Quote, Step, Stroops};
@@ -75,10 +75,16 @@ pub(super) struct Payment {
     pub(super) escrow: EscrowId,
     pub(super) started: UnixMillis,
     pub(super) attempt: u8,
+    /// The hop where it came to a stop, as far as refusals tell.
+    pub(super) stopped_at: Option<u8>,
     /// After a refusal: the hop to begin with again, and when.
     pub(super) resume: Option<(u8, UnixMillis)>,
-    /// Hop 1's books said that it holds what was allocated for this payment.
-    pub(super) held_at_first: bool,
+    /// The last claim to hop 1 that allocated money, and how far all of this payment's claims raised what is signed: never more than
+    /// the payment's amount.
+    pub(super) k: u32,
+    pub(super) signed: Stroops,
+    /// After a refusal by hop 1: whether it holds what was allocated for this payment, by its books; `None`: not asked.
+    pub(super) held_at_first: Option<bool>,
 }
 
 impl Payment {
@@ -172,7 +178,6 @@ pub(super) struct Tunnel {
     pub(super) listen_id: u16,
     /// What our meter showed when the last Listen ended: another one waits for traffic.
     pub(super) listened_at: Option<u64>,
-    pub(super) failures: u8,
     pub(super) trial: Trial,
     pub(super) helps: bool,
     pub(super) over_claimed: bool,
@@ -210,7 +215,6 @@ impl Tunnel {
             payment_ms: 50,
             listen_id: 0,
             listened_at: None,
-            failures: 0,
             trial: Trial::None,
             helps: true,
             over_claimed: false,
@@ -291,9 +295,28 @@ impl Tunnel {
         self.bought.saturating_add(self.forgiven).saturating_sub(self.used())
     }
 
-    /// Whether the next step should be bought, by our own meter.
+    /// Whether the next step should be bought, by our own meter and what the last hop told.
     pub(super) fn is_low(&self) -> bool {
         self.credit() < self.low_water(self.next_step())
+    }
+
+    /// What went through this tunnel by our own count alone, with 5 % for flow control and what only hop 1 meters.
+    fn counted(&self) -> u64 {
+        let floor = self.meter.floor();
+        floor.saturating_add(floor / 20).saturating_add(self.payment_bytes())
+    }
+
+    /// Whether the next step should be bought, whatever hops told.
+    pub(super) fn is_low_by_count(&self) -> bool {
+        let credit = self.bought.saturating_add(self.forgiven).saturating_sub(self.counted());
+        credit < self.low_water(self.next_step())
+    }
+
+    /// Whether this tunnel was paid for more than our own count explains, with its tenth and its set-up.
+    pub(super) fn paid_beyond_count(&self) -> bool {
+        let floor = self.meter.floor();
+        let explained = self.counted().saturating_add(floor / 20).saturating_add(SET_UP * CELL);
+        self.charged() > explained
     }
 
     /// The mark for a Listen: well below our own, which acts first while traffic is seen.

@@ -14,7 +14,7 @@
 use super::world::{Party, RelayId, Sim};
 use crate::fact::{NodeFact, OutFact, PayerFact};
 use crate::ids::{CircuitId, TunnelId};
-use obol_cell::{EscrowId, LinkMessage, Stroops, ToNode, ToOrigin};
+use obol_cell::{EscrowId, Forward, LinkMessage, Stroops, ToNode, ToOrigin};
 
 fn sum<'a>(amounts: impl Iterator<Item = &'a Stroops>) -> i128 {
     amounts.map(|a| i128::from(a.get())).sum()
@@ -157,6 +157,11 @@ impl Sim {
 
     pub(crate) fn check_message(&mut self, client: usize, tunnel: TunnelId, hop: u8, message: &ToNode) {
         if let ToNode::Pay(pay) = message {
+            if pay.forward == Forward::Pass(Stroops::ZERO)
+                && let Some(t) = self.tunnels.get_mut(&tunnel)
+            {
+                t.given_up.insert(pay.n);
+            }
             assert_eq!(pay.claim.is_some(), hop == 1, "only hop 1 is told of a claim");
             if let (Some(claim), Some(t)) = (&pay.claim, self.tunnels.get_mut(&tunnel)) {
                 let c = &mut self.clients[client];
@@ -171,9 +176,11 @@ impl Sim {
                         claim.cumulative >= sent.1,
                         "client {client} signed less than it ever did"
                     );
+                    t.signed += i128::from(claim.cumulative.get()) - i128::from(sent.1.get());
                     *sent = (claim.k, claim.cumulative);
                 }
-                t.allocations.insert(pay.n, claim.allocation);
+                let allocated = t.allocations.entry(pay.n).or_default();
+                *allocated = claim.allocation.max(*allocated);
             }
         } else if hop > 1 {
             let neutral = matches!(
@@ -266,8 +273,9 @@ impl Sim {
         }
     }
 
-    /// Invariant 3: of what reached hop 1 for this circuit, everything but one payment (its step, with its forward part) was
-    /// sold by some hop of it.
+    /// Invariant 3. Of what reached hop 1 for this circuit, everything was sold by some hop of it, but the payment under way (its
+    /// step, with its forward part) and those given up; and whoever lies, the client signed at most one payment for each hop
+    /// that is not complete.
     fn check_loss(&self, tunnel: TunnelId) {
         let t = &self.tunnels[&tunnel];
         let Some((first, circuit)) = t.path.first() else {
@@ -275,6 +283,16 @@ impl Sim {
         };
         let entrusted = self.relays[*first].durable.arrived.get(circuit).copied().unwrap_or(0);
         let most = sum(t.allocations.values().max().into_iter());
+        let hops = t.path.len() as i128;
+        assert!(
+            sum(t.allocations.values()) - t.proven <= hops * most,
+            "{tunnel:?}: {:?} allocated, {} proven, a payment is {most}",
+            t.allocations,
+            t.proven
+        );
+        if self.liar.is_some() {
+            return;
+        }
         let sold: i128 = t
             .path
             .iter()
@@ -286,16 +304,17 @@ impl Sim {
             .skip(1)
             .map(|(r, c)| self.relays[*r].durable.arrived.get(c).copied().unwrap_or(0))
             .sum();
-        // What hop 1 holds is the client's again when the circuit ends; it may be asked to try three times.
+        // What hop 1 holds is the client's again when the circuit ends.
         let at_hop_1 = self.relays[*first].durable.held.get(circuit).copied().unwrap_or(0);
         assert!(
-            at_hop_1 <= 3 * most,
+            at_hop_1 <= most,
             "{tunnel:?}: hop 1 holds {at_hop_1}, a payment is {most}"
         );
         let lost = entrusted + passed - sold - at_hop_1;
         assert!(
-            lost <= most,
-            "{tunnel:?}: {lost} are on their way or held, a payment is {most}"
+            lost <= (1 + t.given_up.len() as i128) * most,
+            "{tunnel:?}: {lost} are on their way or held, a payment is {most}, {:?} were given up",
+            t.given_up
         );
     }
 }

@@ -164,6 +164,22 @@ fn crediting_too_little_in_part_is_caught() {
 }
 
 #[test]
+fn believing_meters_whatever_the_link_carried_is_caught() {
+    all_caught(
+        Defect::NoLinkBound,
+        tests![attacks::a_hop_that_uses_up_every_allowance_is_paid_for_one_window_and_not_one_a_circuit],
+    );
+}
+
+#[test]
+fn paying_again_for_what_was_refused_is_caught() {
+    all_caught(
+        Defect::PayAgain,
+        tests![attacks::a_guard_that_refuses_and_lies_about_its_books_keeps_one_payment_of_a_circuit],
+    );
+}
+
+#[test]
 fn every_defect_is_put_in_somewhere_and_off_by_default() {
     use crate::defects::on;
     let all = [
@@ -179,6 +195,8 @@ fn every_defect_is_put_in_somewhere_and_off_by_default() {
         Defect::ForgetHeld,
         Defect::CreditWhileClosing,
         Defect::CreditPart,
+        Defect::NoLinkBound,
+        Defect::PayAgain,
     ];
     for defect in all {
         assert!(!on(defect));

@@ -5,7 +5,7 @@ use crate::fact::{NodeFact, PayerFact};
 use crate::ids::{LinkId, TunnelId};
 use crate::node::{self, Node};
 use crate::payer::{self, Payer, Second};
-use obol_cell::{LinkMessage, RefuseCode, ToNode, ToOrigin};
+use obol_cell::{LinkMessage, ToNode, ToOrigin};
 
 const CELL: u64 = 514;
 
@@ -71,6 +71,8 @@ impl Sim {
                 if let Some(hop) = self.hop_of(tunnel, i) {
                     self.note(|| format!("relay {i} answers {:?} on {tunnel:?}", ToOrigin::decode(&body)));
                     self.check_answer(i, circuit, &body);
+                    let answer = ToOrigin::decode(&body).expect("it was just checked");
+                    let body = self.lies_to_client(i, circuit, answer).encode();
                     self.in_circuit(
                         tunnel,
                         hop,
@@ -93,20 +95,9 @@ impl Sim {
                 };
                 self.note(|| format!("relay {i} to {to}: {:?}", LinkMessage::decode(&body)));
                 self.check_link_message(i, &body);
-                match LinkMessage::decode(&body) {
-                    Ok(LinkMessage::LegPay(pay)) if self.liar == Some(i) => {
-                        for a in pay.allocations {
-                            let code = RefuseCode::NoFunds;
-                            let lie = LinkMessage::LegRefused {
-                                circuit: a.circuit,
-                                n: a.n,
-                                distance: 1,
-                                code,
-                            };
-                            self.on_link(link, i, to, lie.encode());
-                        }
-                    }
-                    _ => self.on_link(link, i, to, body),
+                let message = LinkMessage::decode(&body).expect("it was just checked");
+                for message in self.lies_on_link(i, message) {
+                    self.on_link(link, i, to, message.encode());
                 }
             }
             O::Grant { circuit, bytes } => {
@@ -279,6 +270,7 @@ impl Sim {
     fn in_circuit(&mut self, tunnel: TunnelId, hop: usize, event: Event) {
         if let Some(t) = self.tunnels.get_mut(&tunnel) {
             t.cells += 1;
+            t.link_bytes += CELL;
             for (r, circuit) in t.path.iter().take(hop) {
                 if let Some(c) = self.relays[*r].circuits.get_mut(circuit) {
                     c.metered += CELL;

@@ -12,6 +12,7 @@ mod desk;
 mod drive;
 mod keys;
 mod ledger;
+mod lies;
 mod run;
 mod world;
 
@@ -21,6 +22,7 @@ pub(super) mod faults;
 mod scenarios;
 mod settling;
 
+pub(crate) use lies::{Books, Lie};
 pub(crate) use world::{Faults, Plan, Sim};
 
 use obol_cell::Stroops;

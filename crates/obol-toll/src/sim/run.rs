@@ -8,7 +8,7 @@ use crate::ids::{AddressKey, CircuitId, LinkId, TunnelId};
 use crate::node::{self, Node};
 use crate::payer::{self, CloseReason, Hop, Payer, finishes};
 use obol_cell::{Forward, Stroops, ToNode, ToOrigin};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Milliseconds between two looks at a tunnel's traffic.
@@ -241,6 +241,11 @@ impl Sim {
             wanted,
             carried: 0,
             allocations: BTreeMap::new(),
+            signed: 0,
+            proven: 0,
+            given_up: BTreeSet::new(),
+            // Building it.
+            link_bytes: 20 * CELL,
             complete: 0,
             refused: 0,
             cells: 0,
@@ -511,7 +516,10 @@ impl Sim {
             return;
         };
         match ToOrigin::decode(&body) {
-            Ok(ToOrigin::Complete { .. }) => t.complete += 1,
+            Ok(ToOrigin::Complete { n, .. }) => {
+                t.complete += 1;
+                t.proven += t.allocations.get(&n).map_or(0, |a| i128::from(a.get()));
+            }
             Ok(ToOrigin::Refused { .. }) => t.refused += 1,
             _ => {}
         }
@@ -539,8 +547,10 @@ impl Sim {
         let cells = bytes.min(t.wanted).div_ceil(498);
         t.wanted = t.wanted.saturating_sub(cells * 498);
         t.carried += cells * CELL;
+        // One cell in fifty for flow control, and a hundredth for TLS.
+        let bytes = std::mem::take(&mut t.link_bytes) + cells * CELL + cells * CELL / 50 + cells * CELL / 100;
         let (client, path) = (t.client, t.path.clone());
-        for (r, circuit) in path {
+        for &(r, circuit) in &path {
             let Some(c) = self.relays[r].circuits.get_mut(&circuit) else {
                 continue;
             };
@@ -551,6 +561,10 @@ impl Sim {
                 c.watch = None;
                 self.tell(r, node::Input::CreditLow { circuit, metered });
             }
+        }
+        if self.counts_links {
+            let guard = self.relays[path[0].0].id;
+            self.say(client, payer::Input::LinkBytes { guard, bytes });
         }
         self.say(
             client,

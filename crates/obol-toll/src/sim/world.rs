@@ -2,6 +2,7 @@
 
 use super::keys::SimKeys;
 use super::ledger::Ledger;
+use super::lies::Lie;
 use crate::clock::UnixMillis;
 use crate::escrow::Escrow;
 use crate::ids::{CircuitId, LinkId, TunnelId};
@@ -13,7 +14,7 @@ use obol_cell::{
     Step, Stroops, Tariff,
 };
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 pub(crate) const NETWORK: NetworkId = NetworkId([7; 32]);
 pub(crate) const ASSET: Asset = Asset {
@@ -109,7 +110,7 @@ pub(crate) struct Circuit {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Durable {
     pub(crate) claims: BTreeMap<EscrowId, (u32, Stroops, Signature)>,
-    pub(crate) seen: BTreeMap<EscrowId, std::collections::BTreeSet<u32>>,
+    pub(crate) seen: BTreeMap<EscrowId, BTreeSet<u32>>,
     pub(crate) allocated: BTreeMap<EscrowId, i128>,
     pub(crate) signed: BTreeMap<EscrowId, (u32, Stroops)>,
     pub(crate) held: BTreeMap<CircuitId, i128>,
@@ -160,6 +161,13 @@ pub(crate) struct Tunnel {
     pub(crate) carried: u64,
     /// The n and allocation of each `Pay` to hop 1 that carried a claim.
     pub(crate) allocations: BTreeMap<u16, Stroops>,
+    /// How far the claims sent on it raised what the client signed, and what of that was for payments that are complete.
+    pub(crate) signed: i128,
+    pub(crate) proven: i128,
+    /// Bytes on the client's link that its payer was not told of yet.
+    pub(crate) link_bytes: u64,
+    /// Payments that came to a stop and were turned into credit there.
+    pub(crate) given_up: BTreeSet<u16>,
     pub(crate) complete: u64,
     pub(crate) refused: u64,
     pub(crate) cells: u64,
@@ -288,8 +296,10 @@ pub(crate) struct Sim {
     pub(crate) log: VecDeque<String>,
     pub(crate) quotes: BTreeMap<(RelayId, u64), Tariff>,
     pub(crate) faults_on: bool,
-    /// A relay that keeps what it should pass on, and says that it has no funds.
-    pub(crate) liar: Option<RelayId>,
+    /// A relay that lies, and how.
+    pub(crate) liar: Option<(RelayId, Lie)>,
+    /// Whether clients count the bytes of the links to their guards.
+    pub(crate) counts_links: bool,
     /// Milliseconds between ledgers.
     pub(crate) ledger_ms: u64,
 }
@@ -321,6 +331,7 @@ impl Sim {
             quotes: BTreeMap::new(),
             faults_on: true,
             liar: None,
+            counts_links: true,
             ledger_ms: LEDGER_MS,
             plan,
         };

@@ -1,12 +1,14 @@
-//! The attacks of the two design reviews, against what was built.
+//! The attacks of the two design reviews, and those found while building, against what was built.
 
 mod first;
 mod other;
 mod second;
+mod third;
 
 pub(in crate::sim) use first::*;
 pub(in crate::sim) use other::*;
 pub(in crate::sim) use second::*;
+pub(in crate::sim) use third::*;
 
 use crate::escrow::{Escrow, NotBelieved};
 use crate::keys::PayeeKeys;
@@ -15,7 +17,7 @@ use crate::payer::Unpaid;
 use crate::sim::desk::{CLIENT, Desk, NEXT, PREV, PRICE};
 use crate::sim::scenarios::ready;
 use crate::sim::world::{Party, Plan};
-use crate::sim::{Sim, keys, s};
+use crate::sim::{Books, Lie, Sim, keys, s};
 use obol_cell::{
     Allocation, DeclineCode, Declined, EscrowState, EscrowTerms, Forward, LinkMessage, LowWater, MAX_ALLOCATIONS,
     RefuseCode, Step, ToNode, ToOrigin, UNIT,

@@ -459,7 +459,8 @@ pub(in crate::sim) fn the_client_learns_which_hop_refused() {
 #[test]
 pub(in crate::sim) fn a_guard_that_keeps_the_forward_part_is_found_out() {
     let mut sim = ready(Plan::default());
-    sim.liar = Some(0);
+    let (code, distance, books) = (RefuseCode::NoFunds, 1, Books::True);
+    sim.liar = Some((0, Lie::Keeps { code, distance, books }));
     for _ in 0..30 {
         sim.open_tunnel(0, &[0, 1, 2], 2 * MIB);
         sim.run(25_000);

@@ -1,0 +1,256 @@
+//! Payments that go well, and what stands in their way.
+
+use super::*;
+
+#[test]
+fn the_first_payment_pays_every_hop_its_price_and_only_hop_1_gets_a_claim() {
+    let (desk, pays) = Desk::paying(&[100, 50, 200]);
+    let forwards: Vec<Forward> = pays.iter().map(|p| p.forward).collect();
+    assert_eq!(forwards, [Forward::Pass(s(251)), Forward::Pass(s(200)), Forward::Last]);
+    assert!(pays.iter().all(|p| p.n == 1 && p.step == Step::FIRST));
+    let claim = pays[0].claim.unwrap();
+    assert_eq!((claim.k, claim.cumulative, claim.allocation), (1, s(352), s(352)));
+    assert!(claim.opening.is_none(), "the guard has said that it knows the escrow");
+    assert!(pays[1].claim.is_none() && pays[2].claim.is_none());
+    assert_eq!(desk.payer.signed(E), Some((1, s(352))));
+}
+
+#[test]
+fn nothing_of_a_payment_leaves_before_the_claim_is_durable() {
+    let mut desk = Desk::new(config(), &[100]);
+    desk.open();
+    desk.quote();
+    desk.accept([1; 64]);
+    desk.out.clear();
+    desk.say(Input::EscrowOpened {
+        escrow: E,
+        balance: s(1_000_000_000),
+    });
+    desk.asked();
+    let told = ToOrigin::Balance(Balance {
+        escrow: E,
+        newest_k: 0,
+        cumulative: Stroops::ZERO,
+        unallocated: Stroops::ZERO,
+        state: EscrowState::Open,
+    });
+    desk.payer.handle(
+        desk.now,
+        Input::Answer {
+            tunnel: T,
+            body: told.encode(),
+        },
+    );
+    let mut persist = None;
+    while let Some(output) = desk.payer.poll() {
+        match output {
+            Output::Persist { seq, facts } => persist = Some((seq, facts)),
+            Output::Report(_) => {}
+            other => panic!("{other:?} left before the claim was durable"),
+        }
+    }
+    let (seq, facts) = persist.unwrap();
+    assert!(
+        facts
+            .iter()
+            .any(|f| matches!(f, PayerFact::Out(OutFact::Signed { k: 1, .. })))
+    );
+    desk.say(Input::Persisted { upto: seq });
+    assert_eq!(desk.payment(1).len(), 1);
+}
+
+#[test]
+fn steps_grow_with_what_was_carried_and_what_is_bought_is_never_a_permitted_step_ahead() {
+    let (mut desk, mut pays) = Desk::paying(&[100, 50, 200]);
+    let (mut bought, mut carried, mut steps) = (0u64, 0u64, Vec::new());
+    while carried < 64 << 20 {
+        if let Some(pay) = pays.last() {
+            bought += pay.step.bytes();
+            steps.push(pay.step.bytes());
+            let n = pay.n;
+            desk.complete(n, carried);
+        }
+        desk.out.retain(|o| {
+            let body = match o {
+                Output::Ask { body, .. } | Output::Send { body, .. } | Output::Continue { body, .. } => body,
+                _ => return false,
+            };
+            matches!(ToNode::decode(body), Ok(ToNode::Pay(_)))
+        });
+        if desk.out.is_empty() {
+            carried += UNIT / 4;
+            desk.carry(UNIT / 4);
+            desk.out.retain(|o| {
+                let (Output::Ask { body, .. } | Output::Send { body, .. } | Output::Continue { body, .. }) = o else {
+                    return false;
+                };
+                matches!(ToNode::decode(body), Ok(ToNode::Pay(_)))
+            });
+        }
+        pays = if desk.out.is_empty() {
+            Vec::new()
+        } else {
+            desk.payment(1)
+        };
+        let permitted = Step::largest_within(carried)
+            .unwrap_or(Step::FIRST)
+            .bytes()
+            .max(2 * UNIT);
+        assert!(
+            bought <= carried + carried / 10 + 64 * meter::CELL + permitted,
+            "{bought} bought, {carried} carried"
+        );
+    }
+    assert!(steps.windows(2).all(|w| w[0] <= w[1]), "{steps:?}");
+    assert!(steps.len() < 30, "{} payments for 64 MiB", steps.len());
+    assert!(
+        bought >= carried,
+        "{bought} bought, {carried} carried in {steps:?}; {:?}",
+        desk.unpaid()
+    );
+}
+
+#[test]
+fn the_budget_is_the_most_that_is_ever_signed() {
+    let budget = PayerConfig {
+        budget: Some(s(500)),
+        ..config()
+    };
+    let mut desk = Desk::new(budget, &[100, 50, 200]);
+    desk.open();
+    desk.quote();
+    desk.fund();
+    desk.payment(1);
+    desk.complete(1, 0);
+    desk.carry(2 * UNIT);
+    assert!(desk.unpaid().contains(&(1, Unpaid::Budget)));
+    assert_eq!(desk.payer.spent(), s(352));
+}
+
+#[test]
+fn a_payment_ends_an_open_listen_and_a_request_that_crosses_it_is_consumed() {
+    let (mut desk, _) = Desk::paying(&[100, 50, 200]);
+    desk.complete(1, 0);
+    // A second small step may follow at once; then there is nothing to do but to listen.
+    while desk.out.iter().any(|o| matches!(o, Output::Send { .. })) {
+        let n = desk.payment(1)[0].n;
+        desk.complete(n, 0);
+    }
+    let (hop, question) = desk.asked();
+    assert!(matches!((hop, question), (3, ToNode::Listen { .. })), "{question:?}");
+    let ToNode::Listen { id, .. } = question else { panic!() };
+    desk.carry(3 * UNIT);
+    let last = desk.out.last().cloned();
+    assert!(
+        matches!(
+            last,
+            Some(Output::Continue {
+                hop: 3,
+                second: Second::Pay,
+                ..
+            })
+        ),
+        "{last:?}"
+    );
+    let n = desk.payment(1)[0].n;
+    let crossing = ToOrigin::PaymentRequest {
+        id,
+        metered: 100,
+        paid: 0,
+        credit: 0,
+    };
+    assert!(!finishes(Some(Second::Pay), &crossing.encode()));
+    desk.answer(crossing);
+    assert!(desk.out.is_empty(), "{:?}", desk.out);
+    desk.complete(n, 3 * UNIT);
+    assert!(
+        desk.reports
+            .iter()
+            .any(|r| matches!(r, Report::Paid { n: paid, .. } if *paid == n))
+    );
+}
+
+#[test]
+fn a_hop_that_says_nothing_costs_one_tunnel_and_no_new_signature() {
+    let (mut desk, _) = Desk::paying(&[100, 50, 200]);
+    desk.now = desk.payer.next_wake().unwrap();
+    desk.say(Input::Tick);
+    assert!(desk.out.iter().any(|o| matches!(
+        o,
+        Output::GiveUp {
+            why: GiveUp::Silent,
+            ..
+        }
+    )));
+    assert_eq!(desk.payer.signed(E), Some((1, s(352))));
+    assert!(desk.now.since(START) <= 10_000);
+}
+
+#[test]
+fn cells_on_the_tunnel_keep_a_slow_hop_alive_for_a_minute_and_no_longer() {
+    let (mut desk, _) = Desk::paying(&[100]);
+    let gave_up = |desk: &Desk| desk.out.iter().any(|o| matches!(o, Output::GiveUp { .. }));
+    while desk.now.since(START) < 59_000 {
+        desk.now = desk.now.plus(1_000);
+        desk.say(Input::Traffic {
+            tunnel: T,
+            up: 0,
+            down: 1,
+        });
+        desk.say(Input::Tick);
+        assert!(!gave_up(&desk));
+    }
+    desk.now = START.plus(60_000);
+    desk.say(Input::Tick);
+    assert!(gave_up(&desk));
+}
+
+#[test]
+fn an_answer_to_another_question_or_garbage_gives_the_tunnel_up() {
+    for body in [vec![], vec![0xff; 488], ToOrigin::Nothing { id: 1 }.encode()] {
+        let mut desk = Desk::new(config(), &[100]);
+        desk.open();
+        desk.out.clear();
+        desk.say(Input::Answer { tunnel: T, body });
+        assert!(
+            matches!(
+                desk.out[..],
+                [Output::GiveUp {
+                    why: GiveUp::Protocol { hop: 1 },
+                    ..
+                }]
+            ),
+            "{:?}",
+            desk.out
+        );
+    }
+}
+
+proptest::proptest! {
+    /// Whatever hops answer, in whatever order: no panic, never more signed than the escrow holds, and sums never fall.
+    #[test]
+    fn hostile_answers_never_make_it_sign_more_than_the_escrow(
+        moves in proptest::collection::vec((0u8..9, proptest::prelude::any::<u64>()), 1..120)
+    ) {
+        let (mut desk, _) = Desk::paying(&[100, 50, 200]);
+        let mut last = Stroops::ZERO;
+        for (kind, value) in moves {
+            let n = (value % 4) as u16;
+            let code = [RefuseCode::NoFunds, RefuseCode::OverLimit, RefuseCode::Failed, RefuseCode::Closing][(value % 4) as usize];
+            match kind {
+                0 => desk.answer(ToOrigin::Complete { n, metered: value, paid: value, credit: value }),
+                1 => desk.answer(ToOrigin::Refused { n, distance: (value % 5) as u8, code }),
+                2 => desk.balance((value % 9) as u32, (value % 5_000) as i64, (value % 7_000) as i64),
+                3 => desk.answer(ToOrigin::Nothing { id: n }),
+                4 => desk.answer(ToOrigin::PaymentRequest { id: n, metered: value, paid: 0, credit: 0 }),
+                5 => desk.carry(value % (1 << 22)),
+                6 => { desk.now = desk.now.plus(value % 20_000); desk.say(Input::Tick) }
+                7 => desk.open(),
+                _ => desk.say(Input::TunnelClosed { tunnel: T, why: CloseReason::Broke }),
+            }
+            let signed = desk.payer.signed(E).unwrap().1;
+            proptest::prop_assert!(signed >= last && signed <= s(1_000_000_000));
+            last = signed;
+        }
+    }
+}
