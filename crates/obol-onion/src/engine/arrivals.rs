@@ -38,44 +38,63 @@ pub(crate) struct Arrivals {
     pub(crate) ticket: u32,
 }
 
-/// What became of DATA for a stream.
+/// What becomes of DATA for a stream.
 enum Given {
-    /// No such stream, or it wants nothing.
+    /// There is no such stream, or it wants nothing.
     Nobody,
     /// It is there for the task, which is to be woken if it waits.
     Taken { wake: Option<StreamId>, xoff: bool },
+    /// More than the client was allowed to send: the circuit has to be closed.
+    Forbidden,
     /// More than the stream may have waiting.
     TooMuch(StreamId),
 }
 
 impl Engine {
     /// DATA from the client: counted for the circuit in any case.
+    #[inline]
     pub(crate) fn data(&mut self, index: u32, tag: Tag, number: u16, data: &[u8]) {
         let Some(edge) = self.edge(index) else { return };
         if edge.window.arrived(tag).is_err() {
             return self.protocol_error(index);
         }
+        if self.pacer.is_some() {
+            return self.data_later(index, number, data);
+        }
+        if !self.give(index, number, data, true) {
+            self.counters.messages_dropped += 1;
+        }
+        self.passed(index);
+    }
+
+    /// The same with a pacer: what the stream's window says is said now, the rest when it passes.
+    fn data_later(&mut self, index: u32, number: u16, data: &[u8]) {
+        let Some(edge) = self.circuits.at_mut(index).and_then(|circuit| circuit.edge.as_mut()) else {
+            return;
+        };
         let fixed = !edge.window.is_controlled();
         match edge.streams.get_mut(&number) {
-            None => {
-                self.counters.messages_dropped += 1;
-                return self.passed(index);
-            }
-            Some(stream) if stream.ended => return self.passed(index),
-            Some(stream) if fixed => match stream.deliver.checked_sub(1) {
-                Some(deliver) => stream.deliver = deliver,
-                None => {
-                    self.originate(index, relay::END, number, &[EndReason::TorProtocol as u8]);
-                    return self.protocol_error(index);
+            Some(stream) if !stream.ended => {
+                if fixed {
+                    if !stream.may_send() {
+                        return self.forbidden(index, number);
+                    }
+                    stream.has_sent();
                 }
-            },
-            Some(_) => {}
+                self.hold(index, relay::DATA, number, data);
+            }
+            _ => {
+                self.counters.messages_dropped += 1;
+                self.passed(index);
+            }
         }
-        if self.pacer.is_some() {
-            return self.hold(index, relay::DATA, number, data);
-        }
-        self.give(index, number, data);
-        self.passed(index);
+    }
+
+    /// The client has sent more on a stream than its window allows.
+    #[cold]
+    fn forbidden(&mut self, index: u32, number: u16) {
+        self.originate(index, relay::END, number, &[EndReason::TorProtocol as u8]);
+        self.protocol_error(index);
     }
 
     /// A DATA cell that came has passed: its SENDME may be due.
@@ -91,8 +110,10 @@ impl Engine {
         self.originate(index, relay::SENDME, 0, &body);
     }
 
-    /// Gives DATA to its stream. False: nobody wants it. The circuit may be gone afterwards.
-    fn give(&mut self, index: u32, number: u16, data: &[u8]) -> bool {
+    /// Gives DATA to its stream, whose window is looked at if it is `fresh`. False: nobody wants it. The circuit may be gone
+    /// afterwards.
+    #[inline]
+    fn give(&mut self, index: u32, number: u16, data: &[u8], fresh: bool) -> bool {
         let Some(name) = self.circuits.name(index) else {
             return false;
         };
@@ -106,6 +127,7 @@ impl Engine {
         let given = match edge.streams.get_mut(&number) {
             None => Given::Nobody,
             Some(stream) if stream.ended => Given::Nobody,
+            Some(stream) if fresh && !controlled && !stream.may_send() => Given::Forbidden,
             Some(stream) => {
                 let id = StreamId {
                     circuit: name,
@@ -115,6 +137,9 @@ impl Engine {
                 if controlled && stream.received_cells + stream.passing_cells >= STREAM_MOST {
                     Given::TooMuch(id)
                 } else {
+                    if fresh && !controlled {
+                        stream.has_sent();
+                    }
                     stream.received.extend_from_slice(data);
                     stream.received_cells += 1;
                     let waiting = stream.waiting();
@@ -127,6 +152,10 @@ impl Engine {
         };
         match given {
             Given::Nobody => false,
+            Given::Forbidden => {
+                self.forbidden(index, number);
+                true
+            }
             Given::Taken { wake, xoff } => {
                 circuit.held += 1;
                 if let Some(stream) = wake {
@@ -360,7 +389,7 @@ impl Engine {
                 }
                 continue;
             }
-            let given = same && self.give(index, number, &body[11..11 + len]);
+            let given = same && self.give(index, number, &body[11..11 + len], false);
             self.passed(index);
             if given {
                 return true;

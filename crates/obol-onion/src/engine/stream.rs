@@ -55,7 +55,7 @@ pub(crate) struct Stream {
     /// DATA cells that the target has and no SENDME has told of. Fixed windows only, as the next two.
     consumed: u16,
     /// DATA cells that the client may still send.
-    pub(crate) deliver: u16,
+    deliver: u16,
     /// DATA cells that we may still send.
     pub(crate) package: u16,
     /// With congestion control: how the target takes what the client sends.
@@ -74,6 +74,16 @@ impl Stream {
     /// Bytes that the target has not taken.
     pub(crate) fn waiting(&self) -> u64 {
         (self.received.len() + self.passing) as u64
+    }
+
+    /// Fixed windows: whether the client may send a cell.
+    pub(crate) fn may_send(&self) -> bool {
+        self.deliver > 0
+    }
+
+    /// Fixed windows: it has.
+    pub(crate) fn has_sent(&mut self) {
+        self.deliver = self.deliver.saturating_sub(1);
     }
 
     /// The target has taken `bytes` of what passes. Returns how many cells that completes.
@@ -410,14 +420,19 @@ impl Engine {
         let now = self.now;
         let room = self.stream_room(stream).unwrap_or(0);
         let bytes = &bytes[..bytes.len().min(room)];
-        for data in bytes.chunks(DATA_MAX) {
-            let Some(edge) = self.edge_of(stream) else { break };
-            edge.window.queued(now);
+        let cells = bytes.len().div_ceil(DATA_MAX) as u32;
+        if let Some(edge) = self.edge_of(stream) {
+            // Never more cells than there was room for.
+            edge.window.queued(now, cells);
             let fixed = !edge.window.is_controlled();
             if let Some(this) = edge.stream(stream) {
-                this.package = this.package.saturating_sub(u16::from(fixed));
-                this.permit.sent(data.len());
+                match fixed {
+                    true => this.package = this.package.saturating_sub(cells as u16),
+                    false => this.permit.sent(bytes.len()),
+                }
             }
+        }
+        for data in bytes.chunks(DATA_MAX) {
             self.originate(stream.circuit.index, relay::DATA, stream.number, data);
         }
         self.pace(self.now);

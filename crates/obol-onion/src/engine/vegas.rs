@@ -77,13 +77,12 @@ impl Vegas {
         self.window.saturating_sub(self.inflight)
     }
 
-    /// A DATA cell was queued.
-    #[inline]
-    pub(crate) fn queued(&mut self, now: Time) {
-        self.inflight = self.inflight.saturating_add(1);
-        self.since_time += 1;
-        if self.since_time == self.increment {
-            self.since_time = 0;
+    /// DATA cells were queued.
+    pub(crate) fn queued(&mut self, now: Time, cells: u32) {
+        self.inflight = self.inflight.saturating_add(cells);
+        self.since_time = self.since_time.saturating_add(cells);
+        while self.since_time >= self.increment {
+            self.since_time -= self.increment;
             self.times.push_back(now);
         }
     }

@@ -106,12 +106,13 @@ impl CircuitWindow {
         }
     }
 
-    /// A DATA cell was queued.
-    #[inline]
-    pub(crate) fn queued(&mut self, now: Time) {
+    /// DATA cells are queued: not more than there is room for.
+    pub(crate) fn queued(&mut self, now: Time, cells: u32) {
         match &mut self.limit {
-            Limit::Fixed { package, .. } => *package = package.saturating_sub(1),
-            Limit::Vegas(vegas) => vegas.queued(now),
+            Limit::Fixed { package, .. } => {
+                *package = package.saturating_sub(u16::try_from(cells).unwrap_or(u16::MAX));
+            }
+            Limit::Vegas(vegas) => vegas.queued(now, cells),
         }
     }
 

@@ -214,7 +214,7 @@ impl Path {
         let (start, mut sent, mut queue) = (self.now, 0, 0);
         while self.now < start.plus(micros) {
             for _ in 0..self.vegas.room() {
-                self.vegas.queued(self.now);
+                self.vegas.queued(self.now, 1);
                 // In billionths, so that rates are exact enough.
                 self.free = self.free.max(self.now).plus(1_000_000 / self.rate);
                 self.since += 1;
@@ -308,10 +308,9 @@ proptest! {
         let (mut now, mut sent, mut confirmed) = (Time(0), 0u64, 0u64);
         for (micros, blocked, cells) in moves {
             now = now.plus(u64::from(micros) * u64::from(micros % 1000));
-            for _ in 0..cells.min(vegas.room()) {
-                vegas.queued(now);
-                sent += 1;
-            }
+            let cells = cells.min(vegas.room());
+            vegas.queued(now, cells);
+            sent += u64::from(cells);
             prop_assert!(vegas.inflight <= vegas.window || confirmed > 0);
             if sent - confirmed >= u64::from(increment) {
                 vegas.confirmed(&parameters, now, blocked);
