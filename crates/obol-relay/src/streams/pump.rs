@@ -119,22 +119,21 @@ async fn from_client<W: AsyncWrite + Unpin>(
     mut write: W,
 ) -> Option<Ending> {
     let mut buffer = Vec::new();
-    let mut consumed = 0;
+    let mut consumed = None;
     loop {
         buffer.clear();
         let received = shared.with(|engine, _| {
-            if consumed > 0 {
-                engine.stream_consumed(stream, consumed);
+            if let Some(bytes) = consumed.take() {
+                engine.stream_consumed(stream, bytes);
             }
             engine.stream_receive(stream, &mut buffer)
         });
         match received {
             Received::Bytes => match write_out(shared, stream, &mut write, &buffer).await {
-                Ok(last) => consumed = last,
+                Ok(last) => consumed = Some(last),
                 Err(error) => return Some(ending(&error)),
             },
             Received::Nothing => {
-                consumed = 0;
                 if buffer.capacity() > KEEP {
                     buffer = Vec::new();
                 }
@@ -158,16 +157,17 @@ async fn write_out<W: AsyncWrite + Unpin>(
     bytes: &[u8],
 ) -> std::io::Result<usize> {
     let mut rest = bytes;
-    loop {
-        let written = write.write(rest).await?;
-        if written == 0 && !rest.is_empty() {
+    let mut last = 0;
+    while !rest.is_empty() {
+        if last > 0 {
+            shared.with(|engine, _| engine.stream_consumed(stream, last));
+        }
+        last = write.write(rest).await?;
+        if last == 0 {
             return Err(std::io::ErrorKind::WriteZero.into());
         }
-        rest = &rest[written..];
-        if rest.is_empty() {
-            write.flush().await?;
-            return Ok(written);
-        }
-        shared.with(|engine, _| engine.stream_consumed(stream, written));
+        rest = &rest[last..];
     }
+    write.flush().await?;
+    Ok(last)
 }

@@ -62,9 +62,10 @@ fn said() -> impl Strategy<Value = Said> {
         Just(b"example.com:80\0".to_vec()),
         Just(vec![1, 0, 20]),
         Just(vec![0]),
+        Just(vec![0, 0, 0, 0, 9]),
         proptest::collection::vec(any::<u8>(), 0..498),
     ];
-    let command = prop_oneof![0..16u8, 30..60u8, any::<u8>()];
+    let command = prop_oneof![0..16u8, 30..60u8, 43..45u8, any::<u8>()];
     (any::<bool>(), 0..2usize, command, 0..4u16, data).prop_map(|(early, hop, command, stream, data)| Said {
         early,
         hop,
@@ -109,8 +110,13 @@ proptest! {
     }
 
     #[test]
-    fn relay_messages_of_all_kinds_never_panic_and_leave_nothing(messages in proptest::collection::vec(said(), 0..60)) {
-        let mut net = Net::of_size(2);
+    fn relay_messages_of_all_kinds_never_panic_and_leave_nothing(
+        messages in proptest::collection::vec(said(), 0..60),
+        enabled in any::<bool>(),
+        rate in proptest::option::of(1..100_000u64),
+    ) {
+        let congestion = Congestion { enabled, ..Congestion::disabled() };
+        let mut net = Net::new([0, 1].map(|_| EngineConfig { congestion, rate, ..EngineConfig::default() }));
         let client = net.client(0);
         let mut circ = net.open(client, &[0, 1]);
         for said in messages {
