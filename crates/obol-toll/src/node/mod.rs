@@ -150,6 +150,20 @@ pub struct Totals {
     pub earned: Stroops,
 }
 
+/// How many entries a [`Node`] keeps, by what bounds them.
+#[cfg(test)]
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    /// By what the data plane knows.
+    pub(crate) circuits: usize,
+    /// By the limits on questions to the ledger, and until the next poll.
+    pub(crate) questions: usize,
+    /// By what is on the ledger, and by the peers.
+    pub(crate) escrows: usize,
+    /// By the others.
+    pub(crate) timers: usize,
+}
+
 impl<K: PayeeKeys + PayerKeys> Node<K> {
     /// A relay that never ran before. `seed`: random bytes, for the choice of times only.
     pub fn new(config: NodeConfig, keys: K, seed: [u8; 32]) -> Self {
@@ -205,6 +219,17 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
     /// Sums over the whole life.
     pub fn totals(&self) -> Totals {
         self.totals
+    }
+
+    /// How much it remembers.
+    #[cfg(test)]
+    pub(crate) fn sizes(&self) -> Sizes {
+        Sizes {
+            circuits: self.circuits.len().max(self.by_prev.len()),
+            questions: self.offers.len() + self.reads.len() + self.batches.len(),
+            escrows: self.incoming.len() + self.outgoing.len() + self.offered.len() + self.wanted.len(),
+            timers: self.timers.len(),
+        }
     }
 
     /// Takes in one event. Cheap, apart from the signatures that it may check; outputs are fetched with [`Node::poll`].

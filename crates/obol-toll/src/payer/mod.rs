@@ -124,6 +124,12 @@ impl<K: PayerKeys> Payer<K> {
         self.spent
     }
 
+    /// How many tunnels it knows.
+    #[cfg(test)]
+    pub(crate) fn tunnel_count(&self) -> usize {
+        self.tunnels.len()
+    }
+
     /// Books of one escrow: the highest claim number and the sum signed by it. `None`: not ours.
     pub fn signed(&self, escrow: EscrowId) -> Option<(u32, Stroops)> {
         self.guards

@@ -8,11 +8,11 @@
 //! | 2 credit only after its claim is durable | `check`: granted bytes against durable `Spent` facts |
 //! | 3 at most one step with its forward part is lost per circuit | `check_loss`, when a tunnel ends and in between |
 //! | 4 everything counts once | `durable_at_relay`: k, n; `check_answer`: answers per question |
-//! | 5 bounded | `check`: circuits known to a machine, conversations |
+//! | 5 bounded | `check`: circuits and tunnels that a machine knows; `check_left`: what is left when everything is over; `hostile.rs` |
 //! | 6 nothing that links | `check_message`, `check_answer`: claims only to hop 1, one quote for all, all day |
 
-use super::world::{Party, RelayId, Sim};
-use crate::fact::{NodeFact, OutFact, PayerFact};
+use super::world::{Durable, Party, RelayId, Sim};
+use crate::fact::{NodeFact, OutFact, Owner, PayerFact};
 use crate::ids::{CircuitId, TunnelId};
 use obol_cell::{EscrowId, Forward, LinkMessage, Stroops, ToNode, ToOrigin};
 
@@ -20,10 +20,10 @@ fn sum<'a>(amounts: impl Iterator<Item = &'a Stroops>) -> i128 {
     amounts.map(|a| i128::from(a.get())).sum()
 }
 
-impl Sim {
-    pub(crate) fn durable_at_relay(&mut self, i: RelayId, fact: &[u8]) {
-        let fact = NodeFact::decode(fact).expect("facts are read as they were written");
-        let d = &mut self.relays[i].durable;
+impl Durable {
+    /// Adds what became durable at relay `i`, which sells 64 KiB for `price`. Panics if it should never have.
+    pub(crate) fn add(&mut self, i: RelayId, price: Stroops, fact: NodeFact) {
+        let d = self;
         match fact {
             NodeFact::Claim {
                 escrow,
@@ -54,6 +54,7 @@ impl Sim {
             } => {
                 *d.allocated.entry(escrow).or_default() += i128::from(amount.get());
                 *d.held.entry(circuit).or_default() += i128::from(amount.get());
+                d.paid_by.insert(circuit, escrow);
                 *d.arrived.entry(circuit).or_default() += i128::from(amount.get());
                 let covered = d.claims.get(&escrow).map_or(0, |c| i128::from(c.1.get()));
                 assert!(
@@ -81,8 +82,7 @@ impl Sim {
                 *d.credit.entry(circuit).or_default() += credit;
                 *d.spent_sum.entry(circuit).or_default() += total;
                 d.earned += i128::from(earned.get());
-                let price = i128::from(self.relays[i].config.tariff.price.stroops().get());
-                let cost = price * i128::from(credit / obol_cell::UNIT);
+                let cost = i128::from(price.get()) * i128::from(credit / obol_cell::UNIT);
                 assert!(i128::from(earned.get()) >= cost, "relay {i} sold below its price");
             }
             NodeFact::Returned { escrow, amount, .. } => {
@@ -92,6 +92,25 @@ impl Sim {
                     d.allocated[&escrow] >= 0,
                     "relay {i} returned more than was ever assigned"
                 );
+            }
+            NodeFact::Believed {
+                escrow,
+                owner: Owner::Client,
+                ..
+            } => {
+                d.of_clients.insert(escrow.id());
+            }
+            NodeFact::CircuitEnded { circuit } => {
+                d.held.remove(&circuit);
+            }
+            // Circuits do not outlive a run: what was held for a client's is free again, and no fact says so.
+            NodeFact::Restarted => {
+                for (circuit, held) in std::mem::take(&mut d.held) {
+                    let escrow = d.paid_by[&circuit];
+                    if d.of_clients.contains(&escrow) {
+                        *d.allocated.entry(escrow).or_default() -= held;
+                    }
+                }
             }
             NodeFact::Flushing { escrow, k } => {
                 d.flushing.insert(escrow, k);
@@ -105,6 +124,28 @@ impl Sim {
             }
             _ => {}
         }
+    }
+
+    /// What is to hold at any time: no more is given out than was paid in.
+    pub(crate) fn check(&self, i: RelayId) {
+        let claims = sum(self.claims.values().map(|(_, c, _)| c));
+        let allocated: i128 = self.allocated.values().sum();
+        assert!(allocated <= claims, "relay {i} gave out more than the claims cover");
+        assert!(
+            self.earned - self.returned <= claims,
+            "relay {i} earned more than it was paid"
+        );
+        let signed = sum(self.signed.values().map(|(_, c)| c));
+        assert!(signed <= claims, "relay {i} signed {signed} and was paid {claims}");
+    }
+}
+
+impl Sim {
+    pub(crate) fn durable_at_relay(&mut self, i: RelayId, fact: &[u8]) {
+        let fact = NodeFact::decode(fact).expect("facts are read as they were written");
+        let relay = &mut self.relays[i];
+        let price = relay.config.tariff.price.stroops();
+        relay.durable.add(i, price, fact);
     }
 
     pub(crate) fn durable_at_client(&mut self, i: usize, fact: &[u8]) {
@@ -252,24 +293,45 @@ impl Sim {
                     "relay {i} gave {bought} bytes of credit, paid for are {durable}"
                 );
             }
-            let claims = sum(r.durable.claims.values().map(|(_, c, _)| c));
-            let allocated: i128 = r.durable.allocated.values().sum();
-            assert!(allocated <= claims);
-            assert!(
-                r.durable.earned - r.durable.returned <= claims,
-                "relay {i} earned more than it was paid"
-            );
+            r.durable.check(i);
             if let Some(node) = &r.node {
                 let totals = node.totals();
                 assert!(
                     totals.signed <= totals.claimed,
                     "relay {i} signed more than it was paid"
                 );
+                let known = node.sizes().circuits;
+                assert!(
+                    known <= r.circuits.len(),
+                    "relay {i} remembers {known} circuits of {}",
+                    r.circuits.len()
+                );
             }
+        }
+        for (i, c) in self.clients.iter().enumerate() {
+            let known = c.payer.as_ref().map_or(0, |p| p.tunnel_count());
+            let open = self.tunnels.values().filter(|t| t.client == i).count();
+            assert!(known <= open, "client {i} remembers {known} tunnels of {open}");
         }
         let tunnels: Vec<_> = self.tunnels.keys().copied().collect();
         for tunnel in tunnels {
             self.check_loss(tunnel);
+        }
+    }
+
+    /// When all tunnels have ended and the last timers ran out: nothing of them is left at any relay.
+    pub(crate) fn check_left(&self) {
+        assert!(self.tunnels.is_empty(), "{} tunnels are still open", self.tunnels.len());
+        for (i, r) in self.relays.iter().enumerate() {
+            let Some(node) = &r.node else { continue };
+            let sizes = node.sizes();
+            assert_eq!((sizes.circuits, sizes.questions), (0, 0), "relay {i}");
+            let things = sizes.escrows + r.links.len() + 2;
+            assert!(
+                sizes.timers <= 4 * things,
+                "relay {i} has {} timers for {things} things",
+                sizes.timers
+            );
         }
     }
 

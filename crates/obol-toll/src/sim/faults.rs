@@ -36,6 +36,7 @@ pub(super) fn storm(plan: Plan, minutes: u64) -> Sim {
     }
     sim.faults_on = false;
     sim.run(120_000);
+    sim.check_left();
     sim
 }
 

@@ -19,6 +19,7 @@ mod world;
 mod attacks;
 mod defects;
 pub(super) mod faults;
+mod hostile;
 mod scenarios;
 mod settling;
 

@@ -114,6 +114,9 @@ pub(crate) struct Durable {
     pub(crate) allocated: BTreeMap<EscrowId, i128>,
     pub(crate) signed: BTreeMap<EscrowId, (u32, Stroops)>,
     pub(crate) held: BTreeMap<CircuitId, i128>,
+    /// The escrow that paid for a circuit last, and which escrows are clients'.
+    pub(crate) paid_by: BTreeMap<CircuitId, EscrowId>,
+    pub(crate) of_clients: BTreeSet<EscrowId>,
     pub(crate) credit: BTreeMap<CircuitId, u64>,
     pub(crate) spent: BTreeMap<CircuitId, Vec<u16>>,
     pub(crate) earned: i128,
