@@ -99,7 +99,7 @@ impl Play {
         let pass = [0, 0, 2 * PRICE, 2 * PRICE, 20 * cost, 20 * cost + 1][(m.b >> 8) as usize % 6];
         let forward = match m.b >> 16 & 3 {
             0 => Forward::Last,
-            1 if m.c % 5 == 0 => Forward::Pass(Stroops::ZERO),
+            1 if m.c.is_multiple_of(5) => Forward::Pass(Stroops::ZERO),
             _ => Forward::Pass(s(pass)),
         };
         let right = if forward == Forward::Last { cost } else { cost + pass };
@@ -108,7 +108,7 @@ impl Play {
         if from_client {
             let (k, cumulative) = self.claim(0, amount, m);
             let mut claim = Desk::claim(&self.escrows[0], k, cumulative.max(0), amount);
-            if m.c % 197 == 0 {
+            if m.c.is_multiple_of(197) {
                 claim.signature.0[5] ^= 1;
             }
             let claim = (m.c % 101 > 0).then_some(claim);
@@ -192,17 +192,17 @@ impl Play {
                 self.desk.wait(m.a % 9_000);
                 self.desk.ledger();
             }
-            (16, Some(c)) if m.b % 4 == 0 => self.desk.tell(Input::Message {
+            (16, Some(c)) if m.b.is_multiple_of(4) => self.desk.tell(Input::Message {
                 circuit: c,
                 body: m.bytes.clone(),
                 metered: m.b,
             }),
-            (17, _) if m.b % 16 == 0 => {
+            (17, _) if m.b.is_multiple_of(16) => {
                 let link = [PREV, NEXT][(m.a & 1) as usize];
                 let body = m.bytes.clone();
                 self.desk.tell(Input::LinkMessage { link, body });
             }
-            (18, _) if m.b % 8 == 0 => {
+            (18, _) if m.b.is_multiple_of(8) => {
                 self.desk.start();
                 self.circuits.clear();
                 self.metered.clear();
@@ -232,7 +232,7 @@ impl Play {
 
     fn look(&mut self) {
         for fact in &self.desk.facts[self.read..] {
-            self.durable.add(0, s(PRICE), fact.clone());
+            self.durable.add(0, s(PRICE), *fact);
         }
         self.read = self.desk.facts.len();
         self.durable.check(0);
