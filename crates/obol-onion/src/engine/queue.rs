@@ -321,6 +321,7 @@ impl Engine {
     /// One cell of a link's own schedule.
     #[inline]
     fn emit_next(&mut self, link: u32, out: &mut Vec<u8>) -> bool {
+        let now = self.now;
         loop {
             let Some(this) = self.links.at_mut(link) else {
                 return false;
@@ -328,7 +329,7 @@ impl Engine {
             let Some(class) = this.schedule.turn(true, true) else {
                 return false;
             };
-            let Some(entry) = this.schedule.pop(class) else {
+            let Some(entry) = this.schedule.pop(class, now) else {
                 return false;
             };
             let (index, direction) = (entry.queue >> 1, (entry.queue & 1) as usize);
@@ -339,7 +340,7 @@ impl Engine {
                 continue;
             }
             if let Some(this) = self.links.at_mut(link) {
-                this.schedule.sent(class);
+                this.schedule.sent(class, now);
             }
             if self.is_valid(entry) {
                 self.put_back(link, entry);
@@ -398,7 +399,9 @@ impl Engine {
             let Some(class) = pacer.schedule.turn(true, unpaid >= cell) else {
                 break;
             };
-            let Some(entry) = pacer.schedule.pop(class) else { break };
+            let Some(entry) = pacer.schedule.pop(class, now) else {
+                break;
+            };
             if !self.is_valid(entry) {
                 continue;
             }
@@ -415,7 +418,7 @@ impl Engine {
             };
             total -= cell;
             if let Some(pacer) = &mut self.pacer {
-                pacer.schedule.sent(class);
+                pacer.schedule.sent(class, now);
                 if let Some(bucket) = &mut pacer.total {
                     bucket.spend(cell);
                 }

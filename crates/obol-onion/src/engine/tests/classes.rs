@@ -172,6 +172,35 @@ fn neighbours_share_the_unpaid_class_equally_however_many_circuits_they_have() {
 }
 
 #[test]
+fn unpaid_circuits_get_thirty_two_cells_a_second_each_before_their_neighbours_share_equally() {
+    // 280 cells a second for the unpaid class while there is somebody who pays. By neighbours alone, six circuits of one
+    // address would get 23 each.
+    let mut net = Net::new([rated(17 * 280 * CELL_LEN as u64)]);
+    let rich = net.client_at(0, "192.0.2.3");
+    let (crowd, one) = (net.client_at(0, "192.0.2.1"), net.client_at(0, "192.0.2.2"));
+    let mut loads: Vec<Download> = [rich, one, crowd, crowd, crowd, crowd, crowd, crowd]
+        .into_iter()
+        .map(|client| net.download(client))
+        .collect();
+    net.nodes[0].grant(loads[0].circ.names[0], RICH);
+    net.download_for(&mut loads, 500_000);
+    let before: Vec<usize> = loads.iter().map(|load| load.got).collect();
+    net.download_for(&mut loads, 2_000_000);
+    let got: Vec<usize> = loads
+        .iter()
+        .zip(before)
+        .map(|(load, before)| load.got - before)
+        .collect();
+    let unpaid: usize = got[1..].iter().sum();
+    assert!(
+        (15 * unpaid..17 * unpaid).contains(&got[0]),
+        "nothing is taken from who pays: {got:?}"
+    );
+    assert!(got[2..].iter().all(|cells| *cells >= 2 * 31), "{got:?}");
+    assert!(got[1] >= 2 * 60, "what is over is the other's: {got:?}");
+}
+
+#[test]
 fn the_largest_unpaid_queue_is_killed_first_and_a_paid_circuit_never_for_an_unpaid_one() {
     // 400 cells: 100 of them for the unpaid class.
     let mut net = Net::new([EngineConfig {
