@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::cashier::{Cashier, Note, Till};
-use crate::config::{ClientConfig, ConfigError, Pay, Payments};
+use crate::config::{ClientConfig, ConfigError, Invalid, Pay, Payments};
 use crate::error::{SettleError, StartError};
 use crate::events::Event;
 use crate::figures::Figures;
@@ -157,10 +157,7 @@ impl Books {
         tasks: &TaskTracker,
     ) -> Result<Till, StartError> {
         let network = Network::new(payments.ledger.network_passphrase.clone());
-        let asset = Asset {
-            code: payments.ledger.asset.padded_code(),
-            issuer: payments.ledger.asset.issuer,
-        };
+        let asset = payments.ledger.asset.asset();
         let keys = EscrowPayer::new(self.secret, network.id());
         let connector: Arc<dyn Connect> = Arc::new(ThroughTor::new(tor));
         let rail_config = RailConfig {
@@ -169,12 +166,16 @@ impl Books {
             urls: payments.ledger.urls.clone(),
             friendbot: None,
         };
-        let bad_url = |_| ConfigError::Invalid {
-            key: "payments.ledger.urls",
-            problem: "has an address that is none".to_owned(),
-            advice: "write https://HOST[:PORT][/PATH]",
+        let bad_url = |_| {
+            Invalid::new(
+                "payments.ledger.urls",
+                "has an address that is none",
+                "write https://HOST[:PORT][/PATH]",
+            )
         };
-        let rails = Horizon::all(&rail_config, &connector, Timeouts::default()).map_err(bad_url)?;
+        let rails = Horizon::all(&rail_config, &connector, Timeouts::default())
+            .map_err(bad_url)
+            .map_err(ConfigError::from)?;
         let rail: Arc<dyn Rail> = Arc::new(Many::new(rails));
         let policy = Policy {
             highest_fee: payments.ledger.highest_fee,

@@ -3,15 +3,14 @@
 //! Unknown keys are errors, values are checked as a whole, and every error names the key and says what to write
 //! instead. Relative paths are relative to `state_directory`. The same words as in the relay's `node.toml` mean the same.
 
-mod values;
-
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use obol_toll::payer::PayPolicy;
 use serde::{Deserialize, Serialize};
 
-pub use values::{Amount, AssetName, Span, ValueError};
+use obol_stellar::settings::check_ledger;
+pub use obol_stellar::settings::{Amount, AssetName, Invalid, Span, ValueError};
 
 /// Everything that a client is told.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -160,23 +159,12 @@ pub enum ConfigError {
     #[error("the configuration is wrong: {0}")]
     Parse(#[from] Box<toml::de::Error>),
     /// A value that cannot be.
-    #[error("`{key}` {problem}: {advice}")]
-    Invalid {
-        /// The key, with its section.
-        key: &'static str,
-        /// What is wrong.
-        problem: String,
-        /// What to write instead.
-        advice: &'static str,
-    },
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
 }
 
 fn invalid(key: &'static str, problem: impl Into<String>, advice: &'static str) -> ConfigError {
-    ConfigError::Invalid {
-        key,
-        problem: problem.into(),
-        advice,
-    }
+    ConfigError::Invalid(Invalid::new(key, problem, advice))
 }
 
 impl ClientConfig {
@@ -282,50 +270,14 @@ impl Payments {
                 "an escrow lives hours: write \"24h\"",
             ));
         }
-        self.ledger.check()
-    }
-}
-
-impl Ledger {
-    fn check(&self) -> Result<(), ConfigError> {
-        if self.network_passphrase.is_empty() {
-            return Err(invalid(
-                "payments.ledger.network_passphrase",
-                "is empty",
-                "give the passphrase of the network",
-            ));
-        }
-        if self.urls.is_empty() {
-            return Err(invalid(
-                "payments.ledger.urls",
-                "is empty",
-                "name at least one Horizon server",
-            ));
-        }
-        for url in &self.urls {
-            if !url.starts_with("http://") && !url.starts_with("https://") {
-                return Err(invalid(
-                    "payments.ledger.urls",
-                    format!("has {url:?}"),
-                    "start it with http:// or https://",
-                ));
-            }
-        }
-        if self.poll.0.is_zero() {
-            return Err(invalid(
-                "payments.ledger.poll",
-                "is 0",
-                "use some seconds, such as \"5s\"",
-            ));
-        }
-        if self.highest_fee < 300 {
-            return Err(invalid(
-                "payments.ledger.highest_fee",
-                format!("is {}", self.highest_fee),
-                "allow at least 300",
-            ));
-        }
-        Ok(())
+        let Ledger {
+            network_passphrase,
+            urls,
+            poll,
+            highest_fee,
+            asset: _,
+        } = &self.ledger;
+        Ok(check_ledger(network_passphrase, urls, *poll, *highest_fee)?)
     }
 }
 

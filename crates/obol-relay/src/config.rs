@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tor_netdoc::types::policy::{AddrPolicy, AddrPortPattern, RuleKind};
 
-pub use values::{Amount, AssetName, Fingerprint, Size, Span, ValueError};
+use obol_stellar::settings::check_ledger;
+pub use obol_stellar::settings::{Amount, AssetName, Invalid, Span};
+pub use values::{Fingerprint, Size, ValueError};
 
 /// Everything that one relay is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +107,10 @@ pub struct Bandwidth {
     pub initial_credit_per_address: Size,
     /// Refill of that bucket, per second.
     pub initial_credit_refill: Size,
+    /// Bucket of directory answers per client address (IPv6: per /64). Directory service is not paid for.
+    pub directory_per_address: Size,
+    /// Refill of that bucket, per second.
+    pub directory_refill: Size,
 }
 
 impl Default for Bandwidth {
@@ -116,6 +122,8 @@ impl Default for Bandwidth {
             initial_credit: Size::kib(256),
             initial_credit_per_address: Size::mib(4),
             initial_credit_refill: Size::kib(64),
+            directory_per_address: Size::mib(64),
+            directory_refill: Size::kib(64),
         }
     }
 }
@@ -364,15 +372,8 @@ pub enum ConfigError {
         source: Box<toml::de::Error>,
     },
     /// A value that cannot be used.
-    #[error("the configuration's `{key}` {problem}: {advice}")]
-    Invalid {
-        /// The key, with its section.
-        key: &'static str,
-        /// What is wrong with it.
-        problem: String,
-        /// What to do.
-        advice: &'static str,
-    },
+    #[error("the configuration's {0}")]
+    Invalid(#[from] Invalid),
     /// The configuration cannot be written as TOML.
     #[error("cannot write the configuration as TOML: {0}")]
     Write(Box<toml::ser::Error>),
@@ -380,11 +381,7 @@ pub enum ConfigError {
 
 /// Shorthand for [`ConfigError::Invalid`].
 fn invalid(key: &'static str, problem: impl Into<String>, advice: &'static str) -> ConfigError {
-    ConfigError::Invalid {
-        key,
-        problem: problem.into(),
-        advice,
-    }
+    ConfigError::Invalid(Invalid::new(key, problem, advice))
 }
 
 /// The descriptor has one address, and it is IPv4.
@@ -530,6 +527,13 @@ impl Bandwidth {
                 "allow at least \"16 KiB\" a second: circuits are built in the unpaid class",
             ));
         }
+        if self.directory_per_address < Size::mib(1) {
+            return Err(invalid(
+                "bandwidth.directory_per_address",
+                format!("is {}", self.directory_per_address),
+                "allow at least \"1 MiB\": a client needs some to learn the network",
+            ));
+        }
         Ok(())
     }
 }
@@ -625,48 +629,12 @@ impl Payments {
 
 impl Ledger {
     fn check(&self) -> Result<(), ConfigError> {
-        if self.network_passphrase.is_empty() {
-            return Err(invalid(
-                "payments.ledger.network_passphrase",
-                "is empty",
-                "give the passphrase of the network",
-            ));
-        }
-        if self.urls.is_empty() {
-            return Err(invalid(
-                "payments.ledger.urls",
-                "is empty",
-                "name at least one Horizon server",
-            ));
-        }
-        for url in &self.urls {
-            if !url.starts_with("http://") && !url.starts_with("https://") {
-                return Err(invalid(
-                    "payments.ledger.urls",
-                    format!("has {url:?}"),
-                    "start it with http:// or https://",
-                ));
-            }
-        }
+        check_ledger(&self.network_passphrase, &self.urls, self.poll, self.highest_fee)?;
         if self.two_witnesses_above.is_some() && self.urls.len() < 2 {
             return Err(invalid(
                 "payments.ledger.two_witnesses_above",
                 "needs two witnesses",
                 "name a second server in payments.ledger.urls",
-            ));
-        }
-        if self.poll.0.is_zero() {
-            return Err(invalid(
-                "payments.ledger.poll",
-                "is 0",
-                "use some seconds, such as \"5s\"",
-            ));
-        }
-        if self.highest_fee < 300 {
-            return Err(invalid(
-                "payments.ledger.highest_fee",
-                format!("is {}", self.highest_fee),
-                "a flush costs at least 300",
             ));
         }
         Ok(())

@@ -8,6 +8,7 @@ pub mod answer;
 pub mod documents;
 mod fetch;
 pub mod http;
+mod limit;
 mod serve;
 mod view;
 
@@ -24,6 +25,7 @@ use documents::Server;
 use fetch::Shared;
 
 pub use fetch::{Authority, Disbelief, FetchError, Upload, upload};
+pub use limit::ClientShare;
 pub use serve::DirCache;
 pub use view::{NetView, RelayInfo, Snapshot};
 

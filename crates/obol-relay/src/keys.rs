@@ -45,7 +45,7 @@ const CROSSCERT_LIFE: Duration = DAY.saturating_mul(180);
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// A file or the directory cannot be read or written.
-    #[error("{}: {error}", path.display())]
+    #[error("the key file {} cannot be read or written: {error}. Check its owner, its permissions and the free space", path.display())]
     File {
         /// Which one.
         path: PathBuf,
@@ -62,7 +62,7 @@ pub enum KeyError {
         mode: u32,
     },
     /// A file does not hold what it should.
-    #[error("{}: {reason}", path.display())]
+    #[error("the key file {}: {reason}. Restore it from a backup", path.display())]
     Malformed {
         /// Which one.
         path: PathBuf,

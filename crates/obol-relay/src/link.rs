@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use obol_onion::engine::{CircuitId, DestroyReason, LinkId, LinkInfo, NextHop, Peer, Transmit};
-use obol_onion::link::{Expected, Role};
+use obol_onion::link::{Expected, Role, Version};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -150,6 +150,8 @@ fn up(shared: &Arc<Shared>, established: &Established) -> (LinkId, Arc<LinkTasks
         remote: established.remote,
         initiated: established.role == Role::Initiator,
         canonical: established.canonical,
+        canonical_to_peer: established.canonical_to_peer,
+        pads: established.version > Version::V4,
     };
     let tasks = Arc::new(LinkTasks {
         writer: Notify::new(),

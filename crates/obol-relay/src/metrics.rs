@@ -67,6 +67,7 @@ table! {
         "Payment messages to and from this hop; free.";
     LinkMessageBytes "obol_payment_link_bytes_total" Counter []
         "Payment messages sent to neighbour relays, with their headers, bytes.";
+    PaddingCells "obol_padding_cells_total" Counter [] "PADDING cells sent into the silence of links; not metered.";
     Links "obol_links" Gauge [] "Links to clients and relays now.";
     Circuits "obol_circuits" Gauge [CLASS] "Circuits now.";
     QueuedCells "obol_queued_cells" Gauge [CLASS] "Cells' worth of memory that queues and streams hold now.";
@@ -85,6 +86,11 @@ table! {
     KilledForQueue "obol_circuits_killed_queue_total" Counter [] "Circuits killed because too many of their cells waited.";
     ProtocolErrors "obol_circuit_protocol_errors_total" Counter [] "Circuits ended for an error of the other side.";
     MessagesDropped "obol_messages_dropped_total" Counter [] "Relay messages dropped: unknown, or for no stream.";
+    DirectoryBytes "obol_directory_bytes_total" Counter [] "Bytes of directory answers.";
+    DirectoryRefused "obol_directory_refused_total" Counter []
+        "Directory requests refused because their client's address had had its share.";
+    PaymentsStopped "obol_payments_stopped" Gauge []
+        "1 once the journal has failed: every payment is refused until the relay is started again.";
     Payments "obol_payments_total" Counter [("from", &["client", "relay"])] "Payments credited here.";
     Refusals "obol_payments_refused_total" Counter [("code", REFUSALS)] "Payments refused here.";
     BytesBought "obol_bytes_bought_total" Counter [] "Bytes of service that credited payments bought.";
@@ -236,6 +242,7 @@ impl Metrics {
         for (direction, direction_name) in DIRECTION.1.iter().enumerate() {
             self.set(Metric::PaymentCells, &[direction_name], c.payment_cells[direction]);
         }
+        self.set(Metric::PaddingCells, &[], c.padding_sent);
         self.set(Metric::Links, &[], c.links);
         self.set(Metric::CircuitsOpened, &[], c.circuits_opened);
         self.set(Metric::CircuitsControlled, &[], c.circuits_controlled);

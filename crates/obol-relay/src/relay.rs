@@ -18,8 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use obol_onion::engine::{
-    CircuitId, Congestion, Counters, DestroyReason, Engine, EngineConfig, Event, LinkId, NextHop, PaymentEvent,
-    StreamId, Time, UnpaidShare,
+    CircuitId, Congestion, Counters, DestroyReason, Engine, EngineConfig, Event, LinkId, LinkParameters, NextHop,
+    PaymentEvent, StreamId, Time, UnpaidShare,
 };
 use rand::Rng as _;
 use tokio::net::TcpListener;
@@ -40,8 +40,10 @@ const HANDSHAKES: usize = 1024;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Payment events that may wait for the payments driver before links are read more slowly.
 const PAYMENTS_WAITING: usize = 65_536;
-/// How often the housekeeper looks.
-const TICK: Duration = Duration::from_secs(1);
+/// How often the housekeeper looks. Padding is to come within ten seconds of silence, and may ask for nearly as many.
+const TICK: Duration = Duration::from_millis(100);
+/// Ticks after which it does what need not be done so often.
+const SECOND: u32 = 10;
 
 /// What a relay is made of.
 #[derive(Debug)]
@@ -68,13 +70,28 @@ pub struct RelayParts {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address cannot be listened on.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {source}. {}", advice(source))]
     Listen {
         /// The address.
         address: SocketAddr,
         /// What the system says.
         source: std::io::Error,
     },
+}
+
+/// What to do about an address that cannot be listened on.
+fn advice(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "Another program has this port: stop it, or choose another in or.listen",
+        std::io::ErrorKind::PermissionDenied => {
+            "Choose a port from 1024 on in or.listen, or allow this program the lower ones"
+        }
+        std::io::ErrorKind::AddrNotAvailable => {
+            "This machine does not have the address: name one that it has in or.listen, and the one that others reach in \
+             or.advertise"
+        }
+        _ => "Check or.listen",
+    }
 }
 
 /// Where the relay puts payment events.
@@ -259,7 +276,7 @@ impl Shared {
             Event::Begin {
                 stream, peer, target, ..
             } => streams::begin(self, stream, peer, target),
-            Event::BeginDir { stream, from_client } => streams::begin_dir(self, stream, from_client),
+            Event::BeginDir { stream, neighbour } => streams::begin_dir(self, stream, neighbour),
             Event::Resolve { stream, peer, name } => streams::resolve(self, stream, peer, name),
             Event::Payment(_) | Event::StreamReady { .. } | Event::CloseLink { .. } => {}
         }
@@ -548,25 +565,30 @@ async fn pacer(shared: Arc<Shared>) {
     }
 }
 
-/// Closes idle links, and follows the consensus.
+/// Pads links, closes those that are of no use, and follows the consensus.
 async fn housekeeper(shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
+    for tick in (0..SECOND).cycle() {
         ticks.tick().await;
-        let parameters = shared.net.as_ref().map(|net| {
+        // Without a network it stays as it was configured.
+        let net = shared.net.as_ref().filter(|_| tick == 0);
+        let parameters = net.map(|net| {
             let param = |name: &str, default| net.param(name).unwrap_or(default);
             let window = param("circwindow", 1000).clamp(100, 1000) as u16;
             let accept = param("sendme_accept_min_version", 0).clamp(0, 1) as u8;
-            (window, accept, Congestion::from_consensus(|name| net.param(name)))
+            let congestion = Congestion::from_consensus(|name| net.param(name));
+            (window, accept, congestion, LinkParameters::new(param))
         });
         shared.with(|engine, now| {
-            // Without a network it stays as it was configured.
-            if let Some((window, accept, congestion)) = parameters {
+            if let Some((window, accept, congestion, links)) = parameters {
                 engine.set_parameters(window, accept, congestion);
+                engine.set_link_parameters(links);
             }
             engine.tick(now);
         });
-        shared.resolver.sweep();
+        if tick == 0 {
+            shared.resolver.sweep();
+        }
     }
 }

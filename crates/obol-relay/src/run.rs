@@ -7,7 +7,7 @@ use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use obol_gateway::{Backend, BoxFuture, Control, ControlError, Gateway, GatewayError};
@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{self, Config, ConfigError, Size, Unpaid};
 use crate::descriptor::{self, Description};
-use crate::directory::{Authority, Directory, NetView};
+use crate::directory::{Authority, ClientShare, DirCache, Directory, NetView};
 use crate::keys::{KeyError, Keys, OnionLifetime};
 use crate::metrics::{Metric, Metrics};
 use crate::payments::{self, Payments};
@@ -40,7 +40,10 @@ pub enum RunError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The data directory cannot be made or written.
-    #[error("the data directory {path}: {source}")]
+    #[error(
+        "{} cannot be made or written: {source}. Check the owner, the permissions and the free space of data_directory",
+        path.display()
+    )]
     DataDirectory {
         /// The directory, or the file in it.
         path: PathBuf,
@@ -68,6 +71,8 @@ pub enum RunError {
 #[derive(Debug)]
 pub struct RunningRelay {
     relay: RelayHandle,
+    /// What the relay answers directory requests from.
+    cache: DirCache,
     payments: Option<Payments>,
     gateway: Option<Gateway>,
     directory: Arc<Directory>,
@@ -96,6 +101,10 @@ pub async fn run(config: Config) -> Result<RunningRelay, RunError> {
         v3_identity: authority.v3_identity.0,
     });
     let directory = Arc::new(Directory::start(authorities.collect()));
+    let cache = directory.cache().sharing(ClientShare {
+        bucket: config.bandwidth.directory_per_address.bytes(),
+        refill: config.bandwidth.directory_refill.bytes(),
+    });
     let (sink, events) = payment_channel();
     let relay = Relay::start(RelayParts {
         keys: Arc::clone(&keys),
@@ -107,13 +116,14 @@ pub async fn run(config: Config) -> Result<RunningRelay, RunError> {
             reject_private: config.exit.reject_private,
             ..ExitConfig::closed()
         },
-        directory: Some(directory.cache()),
+        directory: Some(cache.clone()),
         net: Some(directory.view()),
         payments: config.payments.as_ref().map(|_| sink),
     })
     .await?;
     let mut running = RunningRelay {
         relay,
+        cache,
         payments: None,
         gateway: None,
         directory,
@@ -161,17 +171,25 @@ async fn finish(running: &mut RunningRelay, config: Config, events: relay::Payme
             payments: running.payments.clone(),
             metrics: Arc::clone(&metrics),
             net: running.directory.view(),
+            cache: running.cache.clone(),
         };
         running.gateway = Some(Gateway::start(options, backend(Arc::new(about))).await?);
     }
-    let observed = Arc::new(AtomicU64::new(0));
-    running.tasks.push(tokio::spawn(measure(engine, Arc::clone(&observed))));
+    let measured = Arc::new(Measured::default());
+    running.tasks.push(tokio::spawn(measure(engine, Arc::clone(&measured))));
+    if let Some(payments) = running.payments.clone() {
+        running.tasks.push(tokio::spawn(retract(
+            payments,
+            Arc::clone(&running.directory),
+            Arc::clone(&measured),
+        )));
+    }
     if config.directory.publish {
         let publisher = publish(
             Arc::clone(&running.directory),
             Arc::clone(&running.keys),
             description(&config, running.addresses())?,
-            observed,
+            measured,
         );
         running.tasks.push(tokio::spawn(publisher));
     }
@@ -216,14 +234,6 @@ impl RunningRelay {
     /// Its payments, if it is configured for any.
     pub fn payments(&self) -> Option<&Payments> {
         self.payments.as_ref()
-    }
-
-    /// Returns when the relay cannot go on: when its journal failed. A relay without payments goes on for ever.
-    pub async fn failed(&self) -> obol_store::StoreError {
-        match &self.payments {
-            Some(payments) => payments.failed().await,
-            None => std::future::pending().await,
-        }
     }
 
     /// Stops everything, in order: no new circuits, links closed, what was under way on the ledger left for the next
@@ -331,18 +341,38 @@ fn description(config: &Config, listening: &[SocketAddr]) -> Result<Description,
     })
 }
 
+/// What a descriptor says that only the running relay knows.
+#[derive(Debug, Default)]
+struct Measured {
+    /// The highest average of carried bytes a second, one direction.
+    carried: AtomicU64,
+    /// Payments have stopped.
+    unpaid: AtomicBool,
+}
+
+impl Measured {
+    /// The description with what only the running relay knows.
+    fn complete(&self, about: &Description, uptime: Duration) -> Description {
+        let mut about = about.clone();
+        if self.unpaid.load(Ordering::Relaxed) {
+            about.protocols = descriptor::UNPAID_PROTOCOLS;
+        }
+        // A configured rate is a promise; without one only what was seen counts.
+        about.bandwidth_observed = if about.bandwidth_rate == u64::from(i32::MAX.unsigned_abs()) {
+            self.carried.load(Ordering::Relaxed).clamp(FLOOR, about.bandwidth_rate)
+        } else {
+            about.bandwidth_rate
+        };
+        about.uptime = uptime;
+        about
+    }
+}
+
 /// Uploads the descriptor, and goes on to whenever it is due.
-async fn publish(directory: Arc<Directory>, keys: Arc<Keys>, about: Description, observed: Arc<AtomicU64>) {
+async fn publish(directory: Arc<Directory>, keys: Arc<Keys>, about: Description, measured: Arc<Measured>) {
     let started = Instant::now();
     let make = move |now| {
-        let mut about = about.clone();
-        let measured = observed.load(Ordering::Relaxed);
-        // A configured rate is a promise; without one only what was seen counts.
-        about.bandwidth_observed = measured.max(FLOOR).min(about.bandwidth_rate);
-        if about.bandwidth_rate != u64::from(i32::MAX.unsigned_abs()) {
-            about.bandwidth_observed = about.bandwidth_rate;
-        }
-        about.uptime = started.elapsed();
+        let about = measured.complete(&about, started.elapsed());
         descriptor::build(&keys, OnionLifetime::default(), &about, now)
     };
     if let Err(error) = directory.publish_with(Box::new(make)).await {
@@ -350,15 +380,25 @@ async fn publish(directory: Arc<Directory>, keys: Arc<Keys>, about: Description,
     }
 }
 
+/// Once payments have failed: the descriptor no longer promises any.
+async fn retract(payments: Payments, directory: Arc<Directory>, measured: Arc<Measured>) {
+    // Said where it happened.
+    let _ = payments.failed().await;
+    measured.unpaid.store(true, Ordering::Relaxed);
+    if let Err(error) = directory.publish().await {
+        tracing::debug!(%error, "the descriptor without payments was not accepted yet; it is uploaded again");
+    }
+}
+
 /// Keeps the highest average of carried bytes.
-async fn measure(engine: EngineHandle, observed: Arc<AtomicU64>) {
+async fn measure(engine: EngineHandle, measured: Arc<Measured>) {
     let mut before = carried(&engine);
     loop {
         tokio::time::sleep(MEASURE).await;
         let now = carried(&engine);
         // Both directions are one way through the relay each: what a descriptor counts is half of it.
         let average = now.saturating_sub(before) / MEASURE.as_secs() / 2;
-        observed.fetch_max(average, Ordering::Relaxed);
+        measured.carried.fetch_max(average, Ordering::Relaxed);
         before = now;
     }
 }
@@ -415,6 +455,7 @@ struct About {
     payments: Option<Payments>,
     metrics: Arc<Metrics>,
     net: NetView,
+    cache: DirCache,
 }
 
 fn backend(about: Arc<About>) -> Backend {
@@ -425,13 +466,21 @@ fn backend(about: Arc<About>) -> Backend {
         done
     });
     Backend {
-        metrics: Arc::new(move || of_metrics.metrics.render(Some(&of_metrics.engine.counters()))),
+        metrics: Arc::new(move || of_metrics.render()),
         state: Arc::new(move || of_state.state()),
         control: Some(control),
     }
 }
 
 impl About {
+    /// What `/metrics` shows.
+    fn render(&self) -> String {
+        let (served, refused) = self.cache.counted();
+        self.metrics.set(Metric::DirectoryBytes, &[], served);
+        self.metrics.set(Metric::DirectoryRefused, &[], refused);
+        self.metrics.render(Some(&self.engine.counters()))
+    }
+
     /// What `/state` shows; amounts in stroops, bytes of cells of 514.
     fn state(&self) -> Value {
         let counters = self.engine.counters();
@@ -539,3 +588,36 @@ impl About {
 const BAD_RATE: ControlError = ControlError::Body("`bytes_per_second` is a number of at least 16384, or null");
 const BAD_UNPAID: ControlError =
     ControlError::Body("`mode` is \"leftover\", or \"capped\" with a `cap` of at least 16384");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_whose_payments_have_stopped_advertises_none() {
+        let config = include_str!("../../../node.toml").replace("#advertise", "advertise");
+        let config = Config::parse(&config, Path::new("node.toml")).unwrap();
+        let about = description(&config, &[]).unwrap();
+        let measured = Measured::default();
+        let has_obol = |about: &Description| about.protocols.contains("Obol=1");
+        assert!(has_obol(&measured.complete(&about, Duration::ZERO)));
+        measured.unpaid.store(true, Ordering::Relaxed);
+        assert!(!has_obol(&measured.complete(&about, Duration::ZERO)));
+    }
+
+    #[test]
+    fn a_configured_rate_is_advertised_and_otherwise_what_was_measured() {
+        let config = include_str!("../../../node.toml").replace("#advertise", "advertise");
+        let rated = config.replace("#rate = ", "rate = ");
+        let measured = Measured::default();
+        let observed = |text: &str| {
+            let config = Config::parse(text, Path::new("node.toml")).unwrap();
+            let about = description(&config, &[]).unwrap();
+            measured.complete(&about, Duration::ZERO).bandwidth_observed
+        };
+        assert_eq!(observed(&rated), 8 << 20);
+        assert_eq!(observed(&config), FLOOR);
+        measured.carried.store(9 << 20, Ordering::Relaxed);
+        assert_eq!((observed(&rated), observed(&config)), (8 << 20, 9 << 20));
+    }
+}

@@ -9,6 +9,7 @@ pub mod keys;
 pub mod network;
 pub mod outbox;
 pub mod rail;
+pub mod settings;
 pub mod settle;
 pub mod tx;
 

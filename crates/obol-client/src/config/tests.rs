@@ -63,7 +63,7 @@ fn every_impossible_value_is_refused_by_its_key() {
         assert!(PAYING.contains(from), "{from}");
         let error = ClientConfig::parse(&PAYING.replace(from, to)).unwrap_err();
         match error {
-            ConfigError::Invalid { key: found, .. } => assert_eq!(found, key),
+            ConfigError::Invalid(found) => assert_eq!(found.key, key),
             other => panic!("{to}: {other}"),
         }
     }

@@ -1,6 +1,7 @@
 //! What an [`Engine`](super::Engine) is told once, by its operator and by the consensus.
 
 use super::congestion::Congestion;
+use super::padding::LinkParameters;
 
 /// What the unpaid class gets of the rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,10 +41,8 @@ pub struct EngineConfig {
     pub congestion: Congestion,
     /// `sendme_accept_min_version`: 0 tolerates SENDMEs without a tag.
     pub sendme_accept_min: u8,
-    /// Microseconds without any circuit after which a client's link is closed.
-    pub idle_client_link: u64,
-    /// Microseconds without any circuit after which a relay's link is closed.
-    pub idle_relay_link: u64,
+    /// What the consensus says of links.
+    pub links: LinkParameters,
 }
 
 impl Default for EngineConfig {
@@ -61,8 +60,7 @@ impl Default for EngineConfig {
             circuit_window: 1000,
             congestion: Congestion::disabled(),
             sendme_accept_min: 0,
-            idle_client_link: 180_000_000,
-            idle_relay_link: 3_600_000_000,
+            links: LinkParameters::default(),
         }
     }
 }

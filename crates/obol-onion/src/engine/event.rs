@@ -169,8 +169,8 @@ pub enum LinkFault {
     /// A cell that no node may send on an open link.
     #[error("link protocol error: {0}")]
     Protocol(&'static str),
-    /// It does not read what we have to send.
-    #[error("the peer does not read its control cells")]
+    /// It does not take what we have to send.
+    #[error("the peer does not take what is sent to it")]
     Stalled,
     /// No circuit for a long time.
     #[error("idle")]
@@ -216,8 +216,8 @@ pub enum Event {
     BeginDir {
         /// The stream.
         stream: StreamId,
-        /// Whether the circuit comes straight from a client.
-        from_client: bool,
+        /// Who is before us on the circuit.
+        neighbour: Neighbour,
     },
     /// A client wants a name looked up.
     Resolve {

@@ -86,6 +86,7 @@ impl Engine {
         if let Some(this) = self.circuits.get_mut(circuit) {
             this.next = Next::Asked(End { link: link.index, id });
         }
+        self.used_for_circuits(link.index);
         self.send_control(link.index, id, command::CREATE2, &handshake);
     }
 

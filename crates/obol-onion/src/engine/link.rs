@@ -7,9 +7,10 @@
 //! | CREATED2 | [`extend`](super::extend) |
 //! | DESTROY | the circuit ends, and the other side is told |
 //! | 200, from a relay | [`PaymentEvent::LinkMessage`] |
-//! | PADDING, PADDING_NEGOTIATE, VPADDING, unknown ones | passed over |
+//! | PADDING_NEGOTIATE | [`padding`](super::padding) |
+//! | PADDING, VPADDING, unknown ones | passed over |
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use smallvec::SmallVec;
@@ -19,6 +20,7 @@ use super::circuit::End;
 use super::event::{Event, LinkFault, Neighbour, NextHop, PaymentEvent, Peer};
 use super::hash::Seeded;
 use super::ids::{LinkId, Time};
+use super::padding::Padding;
 use super::schedule::{Entry, Schedule};
 use super::wire::{CELL_LEN, DestroyReason, HEADER_LEN, LINK_MESSAGE_MAX, command};
 use crate::crypto::tor1::BODY_LEN;
@@ -27,6 +29,14 @@ use crate::crypto::tor1::BODY_LEN;
 const CONTROL_MAX: usize = 1 << 20;
 /// After this long without writing, a PADDING cell goes out so that nothing on the way forgets the connection.
 const KEEPALIVE: u64 = 300_000_000;
+/// A link whose peer takes nothing for so long is dead (C Tor: ten times the above).
+const STUCK: u64 = 3_000_000_000;
+/// A client's link, or one that is not canonical, is closed after this long without a circuit, and up to half as long again.
+const IDLE_CLIENT: u64 = 180_000_000;
+/// A link for which there is a better one to the same relay is closed after this long without a circuit.
+const SUPERSEDED: u64 = 60_000_000;
+/// How often links are looked through.
+const LOOK: u64 = 1_000_000;
 /// A link older than this is not used for new circuits.
 const OLD: u64 = 7 * 86_400 * 1_000_000;
 /// Links that one relay identity may have at once; a further one replaces none and is used for nothing of ours.
@@ -54,6 +64,10 @@ pub struct LinkInfo {
     pub initiated: bool,
     /// Whether `remote` is an address that the peer says is its own.
     pub canonical: bool,
+    /// Whether the peer sees us at an address that we advertise.
+    pub canonical_to_peer: bool,
+    /// Whether padding can be negotiated: link protocol 5.
+    pub pads: bool,
 }
 
 /// One open link.
@@ -78,6 +92,9 @@ pub(crate) struct Link {
     pub(crate) last_sent: Time,
     /// Since when it has had no circuit.
     idle_since: Time,
+    /// How long it may be without, in 65,536ths of the range.
+    patience: u16,
+    pub(crate) padding: Padding,
 }
 
 impl Link {
@@ -113,6 +130,32 @@ impl Link {
     /// Circuit ids in use, but for those buried.
     fn is_unused(&self) -> bool {
         self.circuits.len() <= self.buried.len()
+    }
+
+    /// Which of two links to one relay is better, as C Tor has it: canonical, canonical to the peer, older, more circuits.
+    /// Both ends come to the same answer, or nearly, so that of two links that were opened at once one dies out.
+    fn rank(&self) -> impl Ord + use<> {
+        (
+            self.info.canonical,
+            self.info.canonical_to_peer,
+            core::cmp::Reverse(self.since),
+            self.circuits.len(),
+        )
+    }
+
+    /// Too old for new circuits.
+    fn is_old(&self, now: Time) -> bool {
+        self.info.peer.is_some() && now.since(self.since) >= OLD
+    }
+
+    /// How long it may be without a circuit, microseconds; at random, so that closing tells nothing.
+    fn patience(&self, relays: u64) -> u64 {
+        let (least, range) = if self.info.peer.is_some() && self.info.canonical {
+            (relays - relays / 4, relays / 2)
+        } else {
+            (IDLE_CLIENT, IDLE_CLIENT / 2)
+        };
+        least + range / 65_536 * u64::from(self.patience)
     }
 
     /// Whether a circuit id is one that the peer chooses.
@@ -175,6 +218,8 @@ impl Engine {
             closing: false,
             last_sent: now,
             idle_since: now,
+            patience: (self.rng.next_u32() >> 16) as u16,
+            padding: Padding::new(info.pads),
         });
         if let Some(peer) = info.peer {
             let links = self.by_rsa.entry(peer.rsa).or_default();
@@ -272,14 +317,21 @@ impl Engine {
             };
             at += CELL_LEN;
             match command {
-                command::RELAY => self.relay_cell(link.index, id, false, body),
+                command::RELAY => {
+                    self.used_for_cells(link.index, id);
+                    self.relay_cell(link.index, id, false, body);
+                }
                 command::RELAY_EARLY => self.relay_cell(link.index, id, true, body),
                 command::CREATE | command::CREATE_FAST | command::CREATE2 => {
                     self.create_cell(link.index, id, command, body);
+                    if command == command::CREATE2 {
+                        self.used_for_circuits(link.index);
+                    }
                 }
                 command::CREATED2 => self.created2_cell(link.index, id, body),
                 command::CREATED_FAST => self.unexpected_created(link.index, id),
                 command::DESTROY => self.destroy_cell(link.index, id),
+                command::PADDING_NEGOTIATE => self.padding_negotiate(link.index, body),
                 _ => {}
             }
         }
@@ -364,7 +416,7 @@ impl Engine {
         self.fault(link, LinkFault::Asked);
     }
 
-    /// The best link to a relay for a new circuit (tor-spec, channels; C Tor's order: not old, canonical, older, more circuits).
+    /// The best link to a relay for a new circuit ([C Tor's order](Link::rank), of those that are not old).
     /// `address` is one that the client named: over a link that is not canonical only that one will do.
     pub(crate) fn best_link(&self, rsa: &[u8; 20], ed: Option<&[u8; 32]>, addresses: &[SocketAddr]) -> Option<u32> {
         let links: &SmallVec<[u32; 2]> = self.by_rsa.get(rsa)?;
@@ -376,7 +428,7 @@ impl Engine {
                 let fits = link.info.canonical || addresses.contains(&link.info.remote);
                 peer_fits && fits && !link.closing && self.now.since(link.since) < OLD
             })
-            .max_by_key(|(_, link)| (link.info.canonical, core::cmp::Reverse(link.since), link.circuits.len()))
+            .max_by_key(|(_, link)| link.rank())
             .map(|(index, _)| index)
     }
 
@@ -385,29 +437,62 @@ impl Engine {
         self.best_link(&to.rsa, to.ed.as_ref(), &to.addresses).is_some()
     }
 
-    /// Housekeeping, about once a second: closes idle links and keeps the others alive.
+    /// Links to relays to which there is a better one: if that is canonical, or leads to the same address.
+    fn superseded(&self, found: &mut HashSet<u32>) {
+        for links in self.by_rsa.values().filter(|links| links.len() > 1) {
+            let open = || {
+                let links = links.iter().filter_map(|index| Some((*index, self.links.at(*index)?)));
+                links.filter(|(_, link)| !link.closing && !link.is_old(self.now))
+            };
+            if let Some((best, link)) = open().max_by_key(|(_, link)| link.rank()) {
+                let worse = open().filter(|(index, other)| {
+                    let same_peer = other.info.peer == link.info.peer;
+                    *index != best
+                        && same_peer
+                        && (link.info.canonical || link.info.remote.ip() == other.info.remote.ip())
+                });
+                found.extend(worse.map(|(index, _)| index));
+            }
+        }
+    }
+
+    /// Housekeeping, some times a second: pads links, closes those that are of no use, keeps the others alive.
     pub fn tick(&mut self, now: Time) {
         self.now = self.now.max(now);
-        let mut idle: SmallVec<[LinkId; 8]> = SmallVec::new();
+        self.pad();
+        if now.since(self.looked) >= LOOK {
+            self.looked = now;
+            self.look_through_links();
+        }
+        self.pace(now);
+    }
+
+    fn look_through_links(&mut self) {
+        let now = self.now;
+        let mut superseded = HashSet::new();
+        self.superseded(&mut superseded);
+        let mut ends: SmallVec<[(LinkId, LinkFault); 8]> = SmallVec::new();
         let mut silent: SmallVec<[u32; 8]> = SmallVec::new();
         for (name, link) in self.links.iter() {
-            let patience = match link.info.peer {
-                Some(_) => self.config.idle_relay_link,
-                None => self.config.idle_client_link,
-            };
-            let old = now.since(link.since) >= OLD && link.info.peer.is_some();
-            if link.is_unused() && (old || now.since(link.idle_since) >= patience) {
-                idle.push(name);
-            } else if now.since(link.last_sent) >= KEEPALIVE && link.writer_idle {
+            let idle = now.since(link.idle_since);
+            let unused = link.is_unused()
+                && (idle >= link.patience(self.config.links.idle_relays())
+                    || link.is_old(now)
+                    || idle >= SUPERSEDED && superseded.contains(&name.index));
+            let quiet = now.since(link.last_sent);
+            if unused {
+                ends.push((name, LinkFault::Idle));
+            } else if !link.writer_idle && quiet >= STUCK {
+                ends.push((name, LinkFault::Stalled));
+            } else if link.writer_idle && quiet >= KEEPALIVE {
                 silent.push(name.index);
             }
         }
-        for link in idle {
-            self.fault(link, LinkFault::Idle);
+        for (link, why) in ends {
+            self.fault(link, why);
         }
         for link in silent {
             self.send_control(link, 0, command::PADDING, &[]);
         }
-        self.pace(now);
     }
 }

@@ -11,7 +11,7 @@
 //!
 //! | module | subject |
 //! |---|---|
-//! | [`link`] | links: table, cells, choice |
+//! | [`link`], [`padding`] | links: table, cells, choice, end; their padding |
 //! | [`create`], [`extend`] | circuits made here, and on to the next hop |
 //! | [`circuit`] | a circuit's state, and its end |
 //! | [`relay_cell`], [`stream`], [`arrivals`] | RELAY cells; streams that end here; what comes for them |
@@ -34,6 +34,7 @@ mod hash;
 mod ids;
 mod link;
 mod memory;
+mod padding;
 mod payments;
 mod queue;
 mod rate;
@@ -48,7 +49,8 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 
 use smallvec::SmallVec;
 
@@ -59,6 +61,7 @@ pub use event::{Event, HandshakeJob, HandshakeKind, LinkFault, Neighbour, NextHo
 pub use extend::is_public;
 pub use ids::{CircuitId, LinkId, StreamId, Time};
 pub use link::LinkInfo;
+pub use padding::LinkParameters;
 pub use queue::Transmit;
 pub use schedule::Class;
 pub use stream::{Answer, Connected, Received};
@@ -118,6 +121,8 @@ pub struct Counters {
     pub messages_dropped: u64,
     /// DESTROY cells sent.
     pub destroys_sent: u64,
+    /// PADDING cells sent into the silence of links.
+    pub padding_sent: u64,
 }
 
 /// Sending under a configured rate: one schedule for all links, and the tokens.
@@ -153,6 +158,10 @@ pub struct Engine {
     links: Table<LinkId, Link>,
     circuits: Table<CircuitId, Box<Circuit>>,
     neighbours: Neighbours,
+    /// Links that pad, each by the end of the silence that it waits for.
+    padding: BinaryHeap<Reverse<(Time, LinkId)>>,
+    /// When links were looked through for those to be closed.
+    looked: Time,
     /// Links to each relay, by its RSA identity.
     by_rsa: HashMap<[u8; 20], SmallVec<[u32; 2]>>,
     pool: Pool,
@@ -182,6 +191,8 @@ impl Engine {
             links: Table::new(),
             circuits: Table::new(),
             neighbours: Neighbours::default(),
+            padding: BinaryHeap::new(),
+            looked: Time(0),
             by_rsa: HashMap::new(),
             pool: Pool::new(),
             pacer,

@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use super::Engine;
 use super::arrivals::Arrivals;
 use super::congestion::VegasParameters;
-use super::event::{Event, Target};
+use super::event::{Event, Neighbour, Target};
 use super::flow::{Permit, Uptake};
 use super::hash::Seeded;
 use super::ids::{CircuitId, StreamId, Time};
@@ -270,10 +270,10 @@ impl Engine {
             return;
         };
         let prev = self.circuits.at(index).map(|circuit| circuit.prev.link);
-        let from_client = prev
-            .and_then(|link| self.links.at(link))
-            .is_some_and(|link| link.info.peer.is_none());
-        self.events.push_back(Event::BeginDir { stream, from_client });
+        if let Some(link) = prev.and_then(|link| self.links.at(link)) {
+            let neighbour = Neighbour::of(link.info.peer, link.info.remote);
+            self.events.push_back(Event::BeginDir { stream, neighbour });
+        }
     }
 
     pub(crate) fn resolve(&mut self, index: u32, number: u16, data: &[u8]) {

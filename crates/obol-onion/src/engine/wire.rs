@@ -23,6 +23,7 @@ pub(crate) mod command {
     pub(crate) const RELAY_EARLY: u8 = 9;
     pub(crate) const CREATE2: u8 = 10;
     pub(crate) const CREATED2: u8 = 11;
+    pub(crate) const PADDING_NEGOTIATE: u8 = 12;
     /// Payments, between Obol relays.
     pub(crate) const LINK_MESSAGE: u8 = 200;
 

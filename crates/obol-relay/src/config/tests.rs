@@ -178,6 +178,11 @@ fn every_bad_value_gets_an_error_with_its_key_and_an_advice() {
         ),
         (
             "[payments.ledger]",
+            "[bandwidth]\ndirectory_per_address = 1\n[payments.ledger]",
+            "bandwidth.directory_per_address",
+        ),
+        (
+            "[payments.ledger]",
             "[memory]\ncells = \"1 KiB\"\n[payments.ledger]",
             "memory.cells",
         ),
@@ -241,15 +246,9 @@ fn an_exit_policy_is_the_first_rule_that_matches() {
 }
 
 #[test]
-fn sizes_spans_and_amounts_read_back_what_they_print() {
+fn sizes_read_back_what_they_print() {
     for size in [0, 1, 1023, 1024, 65_536, 3 << 20, 5 << 30, 1_000_000] {
         assert_eq!(Size(size).to_string().parse(), Ok(Size(size)));
     }
-    for amount in [0, 1, 9_999_999, 10_000_000, 125_000_000, i64::MAX] {
-        assert_eq!(Amount(amount).to_string().parse(), Ok(Amount(amount)));
-    }
-    assert_eq!("12.5".parse(), Ok(Amount(125_000_000)));
-    assert_eq!("922337203685.4775808".parse::<Amount>(), Err(ValueError::Amount));
     assert_eq!("18446744073709551615 KiB".parse::<Size>(), Err(ValueError::Size));
-    assert_eq!("10min".parse(), Ok(Span::seconds(600)));
 }

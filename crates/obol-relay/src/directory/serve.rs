@@ -1,7 +1,8 @@
 //! Serving directory requests on BEGIN_DIR streams (and any other byte stream).
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
@@ -10,6 +11,7 @@ use tracing::debug;
 use super::answer::answer;
 use super::documents::Documents;
 use super::http::{Limits, Response, read_request, write_response};
+use super::limit::{ClientShare, Limit};
 
 /// What a client may send: C Tor's own limit for the head; bodies are for authorities and onion services only.
 const LIMITS: Limits = Limits {
@@ -31,6 +33,8 @@ pub struct DirCache {
     documents: watch::Receiver<Arc<Documents>>,
     /// Places for requests.
     places: Arc<Semaphore>,
+    /// What one client address may have.
+    limit: Limit,
 }
 
 impl DirCache {
@@ -39,16 +43,32 @@ impl DirCache {
         DirCache {
             documents,
             places: Arc::new(Semaphore::new(AT_ONCE)),
+            limit: Limit::default(),
         }
     }
 
+    /// The same documents, for clients that get this much of them.
+    pub fn sharing(self, share: ClientShare) -> DirCache {
+        DirCache {
+            limit: Limit::new(share),
+            ..self
+        }
+    }
+
+    /// Bytes of answers so far, and requests refused because their client's address had had its share.
+    pub fn counted(&self) -> (u64, u64) {
+        self.limit.counted()
+    }
+
     /// Reads one request from `stream`, writes its answer, and closes our side. Nothing is reported: whatever goes wrong
-    /// concerns this stream alone. `from_client`: the circuit's previous hop did not authenticate itself as a relay.
-    pub async fn serve<S>(&self, mut stream: S, from_client: bool)
+    /// concerns this stream alone. `client`: the address of a client (IPv6: its /64); `None` for a neighbour that
+    /// authenticated itself as a relay.
+    pub async fn serve<S>(&self, mut stream: S, client: Option<IpAddr>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
-        let busy = from_client && self.places.available_permits() <= FOR_RELAYS;
+        let pass = self.limit.admit(client, Instant::now());
+        let busy = pass.is_none() || (client.is_some() && self.places.available_permits() <= FOR_RELAYS);
         let place = if busy { None } else { self.places.try_acquire().ok() };
         let request = match read_request(&mut stream, &LIMITS).await {
             Ok(Some(request)) => request,
@@ -59,11 +79,14 @@ impl DirCache {
                 return;
             }
         };
-        let response = if place.is_some() {
-            let documents = Arc::clone(&self.documents.borrow());
-            answer(&documents, &request, SystemTime::now())
-        } else {
-            Response::empty(503, "Directory busy, try again later")
+        let response = match (&pass, place.is_some()) {
+            (Some(pass), true) => {
+                let documents = Arc::clone(&self.documents.borrow());
+                let response = answer(&documents, &request, SystemTime::now());
+                pass.charge(response.len() as u64);
+                response
+            }
+            _ => Response::empty(503, "Directory busy, try again later"),
         };
         debug!(
             path = request.path.get(..60).unwrap_or(&request.path),
@@ -83,11 +106,13 @@ mod tests {
     use super::super::documents::Server;
     use super::*;
 
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
     /// The raw answer to a raw request.
     async fn served(cache: &DirCache, raw: &[u8]) -> String {
         let (mut client, server) = tokio::io::duplex(100_000);
         client.write_all(raw).await.unwrap();
-        cache.serve(server, true).await;
+        cache.serve(server, Some(CLIENT)).await;
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         answer
@@ -127,5 +152,21 @@ mod tests {
         cache.places = Arc::new(Semaphore::new(0));
         let answer = served(&cache, b"GET /tor/server/all HTTP/1.0\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.0 503 Directory busy"), "{answer}");
+    }
+    #[tokio::test]
+    async fn an_address_that_has_had_its_share_is_told_to_come_later_and_others_are_served() {
+        let (_keep, cache) = cache();
+        let cache = cache.sharing(ClientShare { bucket: 100, refill: 0 });
+        let request = b"GET /tor/server/all HTTP/1.0\r\n\r\n";
+        assert!(served(&cache, request).await.starts_with("HTTP/1.0 200 "));
+        assert!(served(&cache, request).await.starts_with("HTTP/1.0 503 Directory busy"));
+        let (mut relay, server) = tokio::io::duplex(100_000);
+        relay.write_all(request).await.unwrap();
+        cache.serve(server, None).await;
+        let mut answer = String::new();
+        relay.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
+        let length = "router a\nrouter-signature\nsig\n".len() as u64;
+        assert_eq!(cache.counted(), (2 * length, 1));
     }
 }

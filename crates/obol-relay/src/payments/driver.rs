@@ -6,76 +6,53 @@
 //!  commands, timer ───┘                      └─► tasks that ask the ledger ─► answers
 //! ```
 //!
+//! | file | subject |
+//! |---|---|
+//! | `network.rs` | what the data plane tells; which relays we want to be able to pay |
+//! | `ledger.rs` | what the ledger's tasks tell; what every new ledger is looked at for |
+//! | `facts.rs` | what follows from facts once they are durable |
+//! | `report.rs` | what is counted and told |
+//! | `refuse.rs` | after the journal has failed |
+//!
 //! It decides nothing about money: inputs are translated, outputs done, in order. If the journal fails, payments stop and
 //! the relay serves everybody unpaid: after that only the journal says what is owed.
+
+mod facts;
+mod ledger;
+mod network;
+mod refuse;
+mod report;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use obol_cell::{AccountId, EscrowId, EscrowTerms, PeerId, Signature, Stroops};
-use obol_onion::engine::{self, Neighbour, PaymentEvent};
-use obol_stellar::key::account_text;
-use obol_stellar::keys::{EscrowPayee, EscrowPayer};
+use obol_cell::{EscrowId, PeerId, Stroops};
+use obol_onion::engine::{self, PaymentEvent};
+use obol_stellar::keys::RelayKeys;
 use obol_store::{Journal, StoreError};
-use obol_toll::fact::{NodeFact, OutFact, Owner};
-use obol_toll::node::{Input, Node, NodeConfig, Output, Report};
-use obol_toll::{AddressKey, CircuitId, LinkId, PayeeKeys, PayerKeys};
+use obol_toll::fact::NodeFact;
+use obol_toll::node::{Input, Node, NodeConfig, Output};
+use obol_toll::{CircuitId, LinkId};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
 use super::events::Event;
 use super::plane::{DataPlane, Events};
 use super::view::{Standing, View};
 use super::work::{ToOpen, Told, Work};
-use crate::directory::{NetView, RelayInfo};
+use crate::directory::NetView;
 use crate::metrics::{Metric, Metrics};
+use network::Link;
 
 /// Events taken in before their outputs are done.
 const BATCH: usize = 1024;
-/// Link messages kept for a peer that our consensus does not know yet as a paid relay, and their bytes.
-const KEPT_MESSAGES: usize = 8;
 /// How often peers without an escrow are looked for.
 const PEERS: Duration = Duration::from_secs(5);
-/// New ledgers between two looks at escrows of ours that nobody is known to close.
-const LOOK_EVERY: u32 = 10;
-/// New ledgers between two checks of the payee account.
-const CHECK_EVERY: u32 = 10;
 /// Circuit id, command and length of a link message's cell, bytes.
 const LINK_HEADER: u64 = 7;
-/// How long one payee account is given to new escrows.
-const ROTATE_MS: u64 = 600_000;
-
-/// The payee's and the payer's keys as one.
-pub(super) struct Keys {
-    pub(super) payee: Arc<EscrowPayee>,
-    pub(super) payer: Arc<EscrowPayer>,
-}
-
-impl PayeeKeys for Keys {
-    fn signer(&self, terms: &EscrowTerms) -> AccountId {
-        self.payee.signer(terms)
-    }
-
-    fn sign_refund(&self, escrow: &obol_toll::Escrow) -> Signature {
-        self.payee.sign_refund(escrow)
-    }
-
-    fn verify_claim(&self, escrow: &obol_toll::Escrow, k: u32, cumulative: Stroops, signature: &Signature) -> bool {
-        self.payee.verify_claim(escrow, k, cumulative, signature)
-    }
-}
-
-impl PayerKeys for Keys {
-    fn sign_claim(&self, escrow: &obol_toll::Escrow, k: u32, cumulative: Stroops) -> Option<Signature> {
-        self.payer.sign_claim(escrow, k, cumulative)
-    }
-
-    fn verify_refund(&self, escrow: &obol_toll::Escrow, refund: &Signature) -> bool {
-        self.payer.verify_refund(escrow, refund)
-    }
-}
 
 /// What the handle asks for.
 #[derive(Debug)]
@@ -86,17 +63,9 @@ pub(super) enum Command {
     Step(oneshot::Sender<()>),
 }
 
-/// A link as the driver knows it.
-struct Link {
-    neighbour: Neighbour,
-    peer: Option<PeerId>,
-    obol: bool,
-    kept: Vec<Vec<u8>>,
-}
-
 /// See the [module](self).
 pub(super) struct Driver<E> {
-    pub(super) node: Node<Keys>,
+    pub(super) node: Node<RelayKeys>,
     pub(super) clock: Clock,
     pub(super) identity: PeerId,
     pub(super) plane: Arc<dyn DataPlane>,
@@ -115,6 +84,8 @@ pub(super) struct Driver<E> {
     pub(super) metrics: Arc<Metrics>,
     /// To how many peers escrows are opened.
     pub(super) peer_limit: usize,
+    /// Somebody stops the payments.
+    halt: CancellationToken,
     links: HashMap<LinkId, Link>,
     /// Appends on their way, with their facts.
     appending: VecDeque<(u64, Vec<NodeFact>)>,
@@ -134,7 +105,7 @@ pub(super) struct Driver<E> {
 
 /// What [`Driver::new`] is made of.
 pub(super) struct Parts<E> {
-    pub(super) node: Node<Keys>,
+    pub(super) node: Node<RelayKeys>,
     pub(super) identity: PeerId,
     pub(super) plane: Arc<dyn DataPlane>,
     pub(super) events: E,
@@ -149,6 +120,7 @@ pub(super) struct Parts<E> {
     /// The newest ledger: number and close time.
     pub(super) head: watch::Sender<Option<(u32, u64)>>,
     pub(super) peer_limit: usize,
+    pub(super) halt: CancellationToken,
 }
 
 impl<E: Events> Driver<E> {
@@ -168,6 +140,7 @@ impl<E: Events> Driver<E> {
             stopped,
             head,
             peer_limit,
+            halt,
         } = parts;
         Driver {
             node,
@@ -187,6 +160,7 @@ impl<E: Events> Driver<E> {
             stopped,
             head,
             peer_limit,
+            halt,
             links: HashMap::new(),
             appending: VecDeque::new(),
             flushing: HashSet::new(),
@@ -202,10 +176,10 @@ impl<E: Events> Driver<E> {
         }
     }
 
-    /// Runs until the data plane ends, somebody stops the payments, or the journal fails.
+    /// Runs until the data plane ends or somebody stops the payments. After the journal has failed, it only refuses.
     pub(super) async fn run(mut self) {
         self.start();
-        let stop = self.work.stop.clone();
+        let stop = self.halt.clone();
         let mut net_lives = true;
         loop {
             self.act();
@@ -237,6 +211,13 @@ impl<E: Events> Driver<E> {
             }
         }
         self.work.stop.cancel();
+        if self.stopped.borrow().is_some() {
+            let greeted = self.links.iter().filter(|(_, link)| link.obol);
+            let greeted = greeted.map(|(id, _)| engine::LinkId::from_u64(id.0)).collect();
+            // Whoever waits for an answer learns that there is none.
+            drop((self.commands, self.told));
+            refuse::refuse(self.plane, self.events, greeted, self.metrics, self.halt).await;
+        }
     }
 
     fn start(&mut self) {
@@ -291,345 +272,6 @@ impl<E: Events> Driver<E> {
                 Err(_) => break,
             }
         }
-    }
-
-    /// Translates a data plane event.
-    fn event(&mut self, event: PaymentEvent) {
-        match event {
-            PaymentEvent::LinkUp { link, peer, neighbour } => {
-                let link = LinkId(link.to_u64());
-                let peer = peer.map(|peer| PeerId(peer.ed));
-                let obol = peer.is_some_and(|peer| self.is_obol(&peer));
-                self.links.insert(
-                    link,
-                    Link {
-                        neighbour,
-                        peer,
-                        obol,
-                        kept: Vec::new(),
-                    },
-                );
-                self.link_up(link);
-            }
-            PaymentEvent::LinkDown { link } => {
-                let link = LinkId(link.to_u64());
-                self.links.remove(&link);
-                self.input(Input::LinkDown { link });
-            }
-            PaymentEvent::CircuitOpened { circuit, link, id } => {
-                let (circuit, link) = (CircuitId(circuit.to_u64()), LinkId(link.to_u64()));
-                let from_client = self.links.get(&link).is_some_and(|link| link.peer.is_none());
-                self.view().circuit_opened(circuit.0, from_client);
-                self.input(Input::CircuitOpened { circuit, link, id });
-            }
-            PaymentEvent::CircuitExtended { circuit, link, id } => {
-                let (circuit, link) = (CircuitId(circuit.to_u64()), LinkId(link.to_u64()));
-                self.input(Input::CircuitExtended { circuit, link, id });
-            }
-            PaymentEvent::CircuitClosed { circuit, metered } => {
-                let circuit = CircuitId(circuit.to_u64());
-                self.view().circuit_closed(circuit.0, metered);
-                self.input(Input::CircuitClosed { circuit, metered });
-            }
-            PaymentEvent::Message {
-                circuit, body, metered, ..
-            } => {
-                self.input(Input::Message {
-                    circuit: CircuitId(circuit.to_u64()),
-                    body,
-                    metered,
-                });
-            }
-            PaymentEvent::LinkMessage { link, body } => self.link_message(LinkId(link.to_u64()), body),
-            PaymentEvent::CreditLow { circuit, metered, .. } => {
-                self.input(Input::CreditLow {
-                    circuit: CircuitId(circuit.to_u64()),
-                    metered,
-                });
-            }
-        }
-    }
-
-    fn link_up(&mut self, link: LinkId) {
-        let Some(known) = self.links.get(&link) else { return };
-        let address = match known.neighbour {
-            Neighbour::Client(address) => Some(AddressKey::of(address)),
-            Neighbour::Relay(_) => None,
-        };
-        let (peer, obol) = (known.peer, known.obol);
-        self.input(Input::LinkUp {
-            link,
-            peer,
-            obol,
-            address,
-        });
-    }
-
-    /// A peer may know us from a newer consensus than ours, and greet us before we know it: what it says is kept until
-    /// our consensus has it.
-    fn link_message(&mut self, link: LinkId, body: Vec<u8>) {
-        if let Some(known) = self.links.get_mut(&link)
-            && known.peer.is_some()
-            && !known.obol
-        {
-            if known.kept.len() < KEPT_MESSAGES && body.len() <= obol_cell::MAX_LINK_BODY {
-                known.kept.push(body);
-            }
-            return;
-        }
-        self.input(Input::LinkMessage { link, body });
-    }
-
-    fn is_obol(&self, peer: &PeerId) -> bool {
-        self.net.by_ed(&peer.0).is_some_and(|relay| relay.obol)
-    }
-
-    fn net_changed(&mut self) {
-        let new: Vec<LinkId> = self
-            .links
-            .iter()
-            .filter(|(_, link)| !link.obol && link.peer.is_some_and(|peer| self.is_obol(&peer)))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in new {
-            let Some(link) = self.links.get_mut(&id) else { continue };
-            link.obol = true;
-            let kept = std::mem::take(&mut link.kept);
-            self.link_up(id);
-            for body in kept {
-                self.input(Input::LinkMessage { link: id, body });
-            }
-        }
-        self.connect_peers();
-    }
-
-    /// Has links to relays that take payments and have no escrow from us, so that one can be offered. Which ones, when
-    /// there are more than the limit, differs from relay to relay; no circuit has a part in it (C4).
-    fn connect_peers(&mut self) {
-        let snapshot = self.net.snapshot();
-        let mut peers: Vec<([u8; 32], &Arc<RelayInfo>)> = snapshot
-            .relays()
-            .iter()
-            .filter(|relay| relay.obol)
-            .filter_map(|relay| Some((relay.ed?, relay)))
-            .filter(|(ed, _)| *ed != self.identity.0)
-            .collect();
-        peers.sort_by_key(|(ed, _)| distance(&self.identity.0, ed));
-        let (total, limit) = (peers.len(), self.peer_limit);
-        let provided: HashSet<[u8; 32]> = self
-            .view()
-            .outgoing()
-            .filter(|(_, _, standing)| matches!(standing, Standing::Opening | Standing::Open))
-            .map(|(_, out, _)| out.escrow.terms.payee.0)
-            .collect();
-        let open = peers.iter().filter(|(ed, _)| provided.contains(ed)).count();
-        self.metrics.set(Metric::Peers, &["open"], open as u64);
-        self.metrics.set(Metric::Peers, &["none"], (total - open) as u64);
-        let linked: HashSet<[u8; 32]> = self.links.values().filter_map(|link| Some(link.peer?.0)).collect();
-        for (ed, relay) in peers.into_iter().take(limit) {
-            if !provided.contains(&ed) && !linked.contains(&ed) {
-                self.plane.connect(relay);
-            }
-        }
-    }
-
-    /// Takes in what a task or the journal tells.
-    fn told(&mut self, told: Told) {
-        match told {
-            Told::Input(input) => {
-                if let Input::Offer { peer, offer } = &input {
-                    self.wanted.remove(peer);
-                    if self.closing {
-                        self.work.payer.remove(&offer.escrow);
-                        return self.forget_nonce(offer.escrow);
-                    }
-                }
-                self.input(input);
-            }
-            Told::Ledger(head) => {
-                self.clock.ledger_closed(head.close_time);
-                self.head.send_replace(Some((head.sequence, head.close_time)));
-                self.input(Input::LedgerClosed {
-                    sequence: head.sequence,
-                    close_time: head.close_time,
-                });
-                if head.sequence > self.newest || self.look_at_all {
-                    self.newest = head.sequence;
-                    self.new_ledger();
-                }
-            }
-            Told::Event(event) => self.tell(event),
-            Told::FlushOver(escrow) => {
-                self.flushing.remove(&escrow);
-            }
-            Told::WatchOver => self.watching = false,
-            Told::WoundUp(escrow) => {
-                self.work.payer.remove(&escrow);
-                self.forget_nonce(escrow);
-            }
-            Told::Appended { seq, outcome } => self.appended(seq, outcome),
-        }
-    }
-
-    fn new_ledger(&mut self) {
-        let first = self.ledgers == 0;
-        self.ledgers = self.ledgers.wrapping_add(1);
-        let look_at_all = std::mem::take(&mut self.look_at_all) || self.ledgers.is_multiple_of(LOOK_EVERY);
-        if !self.watching {
-            let now = self.clock.now().secs();
-            let escrows: Vec<_> = self
-                .view()
-                .outgoing()
-                .filter(|(_, out, standing)| match standing {
-                    Standing::Closing => true,
-                    Standing::Open => look_at_all || now >= out.escrow.terms.expiry,
-                    _ => false,
-                })
-                .map(|(_, out, _)| (out.escrow, out.deposit))
-                .collect();
-            if !escrows.is_empty() {
-                self.watching = true;
-                self.work.spawn(|work| work.watch(escrows));
-            }
-        }
-        if first || look_at_all || self.ledgers.is_multiple_of(CHECK_EVERY) {
-            let now = self.clock.now().0;
-            if now.saturating_sub(self.payee_since) > ROTATE_MS {
-                self.payee_since = now;
-                self.payee = rand::random_range(0..self.work.payees.len().max(1));
-            }
-            if !self.closing {
-                let (which, open) = (self.payee, self.view().incoming().count());
-                self.work.spawn(|work| work.check_payee(which, open));
-            }
-        }
-    }
-
-    fn appended(&mut self, seq: u64, outcome: Result<u64, StoreError>) {
-        let Some((expected, facts)) = self.appending.pop_front() else {
-            return;
-        };
-        debug_assert_eq!(expected, seq, "the journal answers in order");
-        if let Err(error) = outcome {
-            tracing::error!(%error, "payments stop: the journal cannot be written");
-            self.tell(Event::Stopped { why: error.to_string() });
-            self.stopped.send_replace(Some(error));
-            return;
-        }
-        self.metrics.add(Metric::Facts, &[], facts.len() as u64);
-        for fact in &facts {
-            self.durable(fact);
-        }
-        let changes_escrows = |fact: &NodeFact| {
-            !matches!(
-                fact,
-                NodeFact::Claim { .. }
-                    | NodeFact::Allocated { .. }
-                    | NodeFact::Spent { .. }
-                    | NodeFact::Returned { .. }
-                    | NodeFact::CircuitEnded { .. }
-                    | NodeFact::Out(OutFact::Signed { .. })
-            )
-        };
-        if facts.iter().any(changes_escrows) {
-            let (payee, payer) = {
-                let view = self.view();
-                let ours = view.outgoing().filter(|(_, _, standing)| standing.is_live());
-                (view.incoming().count(), ours.count())
-            };
-            self.metrics.set(Metric::Escrows, &["payee"], payee as u64);
-            self.metrics.set(Metric::Escrows, &["payer"], payer as u64);
-        }
-        self.input(Input::Persisted { upto: seq });
-    }
-
-    /// What people are told of a fact, and what follows from it outside of the state machine.
-    fn durable(&mut self, fact: &NodeFact) {
-        self.view().apply(fact);
-        let name = |escrow: &EscrowId| account_text(&AccountId(escrow.0));
-        match fact {
-            NodeFact::Believed {
-                escrow, owner, balance, ..
-            } => self.tell(Event::Believed {
-                escrow: name(&escrow.id()),
-                from_client: *owner == Owner::Client,
-                stroops: balance.get(),
-            }),
-            NodeFact::Claim {
-                escrow, k, cumulative, ..
-            } => {
-                self.tell(Event::Claim {
-                    escrow: name(escrow),
-                    k: *k,
-                    cumulative: cumulative.get(),
-                });
-            }
-            NodeFact::Spent {
-                circuit,
-                n,
-                earned,
-                forwarded,
-                credit,
-            } => self.tell(Event::Credited {
-                circuit: circuit.0,
-                n: *n,
-                earned: earned.get(),
-                forwarded: forwarded.get(),
-                bytes: *credit,
-            }),
-            NodeFact::Settled { escrow, amount } => {
-                self.tell(Event::Settled {
-                    escrow: name(escrow),
-                    stroops: amount.get(),
-                });
-            }
-            NodeFact::Out(OutFact::Accepted { escrow, deposit, .. }) => self.tell(Event::Accepted {
-                escrow: name(&escrow.id()),
-                payee: hex::encode(escrow.terms.payee.0),
-                stroops: deposit.get(),
-            }),
-            NodeFact::Out(OutFact::Opened { escrow, balance }) => {
-                self.tell(Event::Opened {
-                    escrow: name(escrow),
-                    stroops: balance.get(),
-                });
-                // Its opening was under way when everything was closed.
-                if self.closing {
-                    self.input(Input::Close { escrow: *escrow });
-                }
-            }
-            NodeFact::Out(OutFact::Signed { escrow, k, cumulative }) => {
-                self.tell(Event::Signed {
-                    escrow: name(escrow),
-                    k: *k,
-                    cumulative: cumulative.get(),
-                });
-            }
-            NodeFact::Out(OutFact::Abandoned { escrow }) => {
-                self.work.payer.remove(escrow);
-                self.forget_nonce(*escrow);
-            }
-            NodeFact::Out(OutFact::Ended { escrow, paid }) => {
-                self.tell(Event::Ended {
-                    escrow: name(escrow),
-                    stroops: paid.get(),
-                });
-                let out = self.view().escrow(escrow);
-                if let Some((out, _)) = out {
-                    self.work.spawn(|work| work.wind_up(out.escrow));
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn forget_nonce(&self, escrow: EscrowId) {
-        let journal = self.journal.clone();
-        self.work.spawn(|_| async move {
-            if let Err(error) = journal.forget_secret(super::work::NONCE, &escrow.0).await {
-                tracing::debug!(%error, "a used escrow key could not be forgotten");
-            }
-        });
     }
 
     fn tell(&self, event: Event) {
@@ -763,61 +405,4 @@ impl<E: Events> Driver<E> {
             Output::Report(report) => self.report(report),
         }
     }
-
-    fn report(&self, report: Report) {
-        let amount = |stroops: Stroops| stroops.get_u64();
-        let m = &self.metrics;
-        match report {
-            Report::Credited {
-                step,
-                earned,
-                forwarded,
-                from_client,
-            } => {
-                m.add(Metric::Payments, &[if from_client { "client" } else { "relay" }], 1);
-                m.add(Metric::BytesBought, &[], step.bytes());
-                m.add(Metric::StroopsEarned, &[], amount(earned));
-                m.add(Metric::StroopsForwarded, &[], amount(forwarded));
-            }
-            Report::Refused { code } => {
-                let code = refusal(code);
-                m.add(Metric::Refusals, &[code], 1);
-                self.tell(Event::Refused { code });
-            }
-            Report::Held { amount: held } => m.add(Metric::StroopsHeld, &[], amount(held)),
-            Report::Claim { rise } => m.add(Metric::StroopsIn, &[], amount(rise)),
-            Report::BadSignature => m.add(Metric::BadSignatures, &[], 1),
-            Report::ProtocolError => m.add(Metric::PaymentProtocolErrors, &[], 1),
-            Report::InitialCredit { bytes } => m.add(Metric::InitialCredit, &[], bytes),
-            // Counted from the facts, which a restart does not lose.
-            Report::EscrowInUse { .. } => {}
-            Report::EscrowSettled { payee, amount: settled } => {
-                let side = [if payee { "payee" } else { "payer" }];
-                m.add(Metric::EscrowsSettled, &side, 1);
-                m.add(Metric::StroopsSettled, &side, amount(settled));
-            }
-            Report::PaidOn { amount: paid } => m.add(Metric::StroopsOut, &[], amount(paid)),
-        }
-    }
-}
-
-/// The name of a refusal in metrics and events.
-fn refusal(code: obol_cell::RefuseCode) -> &'static str {
-    use obol_cell::RefuseCode as Code;
-    match code {
-        Code::NoFunds => "no_funds",
-        Code::OverLimit => "over_limit",
-        Code::Failed => "failed",
-        Code::Closing => "closing",
-    }
-}
-
-/// How far two identities are from each other; each relay has its own order of the others.
-fn distance(ours: &[u8; 32], theirs: &[u8; 32]) -> [u8; 32] {
-    use sha2::Digest as _;
-    sha2::Sha256::new()
-        .chain_update(ours)
-        .chain_update(theirs)
-        .finalize()
-        .into()
 }

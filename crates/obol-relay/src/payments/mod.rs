@@ -2,7 +2,7 @@
 //!
 //! | file | subject |
 //! |---|---|
-//! | `driver.rs` | the one task that owns the state machine: inputs translated, outputs done |
+//! | `driver.rs`, `driver/` | the one task that owns the state machine: inputs translated, outputs done |
 //! | `work.rs` | what is asked of the ledger: read, flush, open, refund, sweep, merge |
 //! | `plane.rs` | what is needed of the data plane |
 //! | `view.rs`, `events.rs` | what people see |
@@ -27,7 +27,7 @@ use obol_cell::{AccountId, Asset, EscrowRules, ForwardPpm, PeerId, PricePer64KiB
 use obol_stellar::check::Belief;
 use obol_stellar::escrow::{EscrowSecret, PayerSecret};
 use obol_stellar::key::{KeyFileError, account_text};
-use obol_stellar::keys::{EscrowPayee, EscrowPayer};
+use obol_stellar::keys::{EscrowPayee, EscrowPayer, RelayKeys};
 use obol_stellar::rail::horizon::{BadUrl, Horizon, Timeouts};
 use obol_stellar::rail::many::Many;
 use obol_stellar::rail::{RailError, RailKind};
@@ -133,10 +133,7 @@ pub async fn start<E: Events>(parts: Parts<E>) -> Result<Payments, StartError> {
     };
 
     let network = Network::new(config.ledger.network_passphrase.clone());
-    let asset = Asset {
-        code: config.ledger.asset.padded_code(),
-        issuer: config.ledger.asset.issuer,
-    };
+    let asset = config.ledger.asset.asset();
     let keys = Keyring::open(&config, &data_directory, &journal, &network, store).await?;
     let rails = rails(&config.ledger)?;
     let many: Arc<dyn Rail> = Arc::new(Many::new(rails.clone()));
@@ -160,6 +157,7 @@ pub async fn start<E: Events>(parts: Parts<E>) -> Result<Payments, StartError> {
         ..Policy::default()
     };
     let (told_sender, told) = mpsc::unbounded_channel();
+    let halt = CancellationToken::new();
     let work = Arc::new(Work {
         rails,
         settler: Settler::new(many, outbox, network.clone(), policy),
@@ -172,8 +170,8 @@ pub async fn start<E: Events>(parts: Parts<E>) -> Result<Payments, StartError> {
                 .transpose()?,
             max_age: config.ledger.max_age.as_secs(),
         },
-        payee: Arc::clone(&keys.payee),
-        payer: Arc::clone(&keys.payer),
+        payee: keys.payee.clone(),
+        payer: keys.payer.clone(),
         payees: keys.payees,
         capital: keys.capital,
         asset,
@@ -184,7 +182,7 @@ pub async fn start<E: Events>(parts: Parts<E>) -> Result<Payments, StartError> {
         told: told_sender,
         hurry: tokio::sync::Notify::new(),
         ledger: watch::channel(0).0,
-        stop: CancellationToken::new(),
+        stop: halt.child_token(),
         tasks: TaskTracker::new(),
         reads: Work::reads(),
     });
@@ -198,7 +196,7 @@ pub async fn start<E: Events>(parts: Parts<E>) -> Result<Payments, StartError> {
     });
 
     let node_config = node_config(&config, &bandwidth, identity, network.id(), asset)?;
-    let node_keys = driver::Keys {
+    let node_keys = RelayKeys {
         payee: keys.payee,
         payer: keys.payer,
     };
@@ -223,6 +221,7 @@ pub async fn start<E: Events>(parts: Parts<E>) -> Result<Payments, StartError> {
         stopped,
         head,
         peer_limit: if config.peers.open { config.peers.limit } else { 0 },
+        halt: halt.clone(),
     });
     work.tasks.spawn(driver.run());
     work.tasks.close();
@@ -232,6 +231,7 @@ pub async fn start<E: Events>(parts: Parts<E>) -> Result<Payments, StartError> {
     };
     let shared = Shared {
         work,
+        halt,
         view,
         people,
         command,
@@ -248,8 +248,8 @@ pub async fn start<E: Events>(parts: Parts<E>) -> Result<Payments, StartError> {
 
 /// The keys and secrets of a relay's money.
 struct Keyring {
-    payee: Arc<EscrowPayee>,
-    payer: Arc<EscrowPayer>,
+    payee: EscrowPayee,
+    payer: EscrowPayer,
     payees: Vec<Keypair>,
     capital: Keypair,
 }
@@ -274,8 +274,8 @@ impl Keyring {
         let payee = root_secret(journal, "payee").await.map_err(&store)?;
         let payer = root_secret(journal, "payer").await.map_err(&store)?;
         Ok(Keyring {
-            payee: Arc::new(EscrowPayee::new(EscrowSecret::from_bytes(payee))),
-            payer: Arc::new(EscrowPayer::new(PayerSecret::from_bytes(payer), network.id())),
+            payee: EscrowPayee::new(EscrowSecret::from_bytes(payee)),
+            payer: EscrowPayer::new(PayerSecret::from_bytes(payer), network.id()),
             payees,
             capital,
         })
@@ -405,6 +405,7 @@ pub struct State {
 
 struct Shared {
     work: Arc<Work>,
+    halt: CancellationToken,
     view: Arc<Mutex<View>>,
     people: broadcast::Sender<Event>,
     command: mpsc::UnboundedSender<Command>,
@@ -478,7 +479,8 @@ impl Payments {
         let _ = asked.await;
     }
 
-    /// Waits until payments have stopped because the journal failed; never returns otherwise.
+    /// Waits until payments have stopped because the journal failed; never returns otherwise. From then on everything is
+    /// refused, until [`Payments::stop`].
     pub async fn failed(&self) -> StoreError {
         let mut stopped = self.shared.stopped.clone();
         if let Ok(Some(error)) = stopped.wait_for(Option::is_some).await.map(|error| *error) {
@@ -507,7 +509,7 @@ impl Payments {
     /// Stops, and returns when every task has ended and the journal can be opened again (once all clones of this are
     /// gone). What was under way goes on at the next start.
     pub async fn stop(&self) {
-        self.shared.work.stop.cancel();
+        self.shared.halt.cancel();
         self.shared.work.tasks.wait().await;
     }
 }

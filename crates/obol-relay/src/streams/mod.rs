@@ -3,7 +3,7 @@
 //! | module | subject |
 //! |---|---|
 //! | [`policy`] | what an exit connects to, and what it tells a client about it |
-//! | [`dns`] | names to addresses |
+//! | [`dns`] | names to addresses, and back |
 //! | [`pump`] | bytes between the engine and a socket |
 
 mod dns;
@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use obol_onion::engine::{Answer, Connected, EndReason, Ending, Peer, StreamId, Target};
+use obol_onion::engine::{Answer, Connected, EndReason, Ending, Neighbour, Peer, StreamId, Target};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tracing::debug;
@@ -181,18 +181,22 @@ fn is_relay(shared: &Arc<Shared>, address: &SocketAddr) -> bool {
 }
 
 /// A client wants to talk to our directory.
-pub(crate) fn begin_dir(shared: &Arc<Shared>, stream: StreamId, from_client: bool) {
+pub(crate) fn begin_dir(shared: &Arc<Shared>, stream: StreamId, neighbour: Neighbour) {
     let Some(directory) = shared.directory.clone() else {
         return finish(shared, stream, Some(Ending::Because(EndReason::NotDirectory)));
     };
     let Some(task) = task_of(shared, stream) else { return };
+    let client = match neighbour {
+        Neighbour::Client(address) => Some(address),
+        Neighbour::Relay(_) => None,
+    };
     let this = Arc::clone(shared);
     shared.spawn(async move {
         this.with(|engine, _| engine.stream_connected(stream, Connected::Directory));
         let (ours, theirs) = tokio::io::duplex(DIRECTORY_PIPE);
         let (read, write) = tokio::io::split(ours);
         let (_, ending) = tokio::join!(
-            directory.serve(theirs, from_client),
+            directory.serve(theirs, client),
             pump::run(&this, stream, &task, read, write)
         );
         finish(&this, stream, ending);
@@ -207,10 +211,23 @@ pub(crate) fn resolve(shared: &Arc<Shared>, stream: StreamId, peer: Option<Peer>
     if refused(shared, peer).is_some() || shared.exit.is_closed() {
         return answer(shared, &[Answer::Permanent]);
     }
-    // Literal addresses are an error in C Tor too; we do not look names up from addresses.
-    let reverse = name.parse::<IpAddr>().is_ok() || name.ends_with(".arpa") || name.ends_with(".arpa.");
-    if reverse {
+    // Literal addresses are an error in C Tor too.
+    if name.parse::<IpAddr>().is_ok() {
         return answer(shared, &[Answer::Permanent]);
+    }
+    match dns::reverse(&name) {
+        None => {}
+        // Nor is it anybody's business what the networks around this relay are called.
+        Some(Ok(address)) if !shared.exit.reject_private || obol_onion::engine::is_public(address) => {
+            let this = Arc::clone(shared);
+            shared.spawn(async move {
+                let found = this.resolver.name_of(address).await;
+                let found = found.map_or_else(no_answer, |name| Answer::Name(name.to_string()));
+                answer(&this, &[found]);
+            });
+            return;
+        }
+        Some(_) => return answer(shared, &[Answer::Permanent]),
     }
     let this = Arc::clone(shared);
     shared.spawn(async move {
@@ -228,11 +245,17 @@ pub(crate) fn resolve(shared: &Arc<Shared>, stream: StreamId, peer: Option<Peer>
                     found
                 }
             }
-            Err(dns::Failed::NoSuchName) => vec![Answer::Permanent],
-            Err(dns::Failed::NoAnswer) => vec![Answer::Transient],
+            Err(failed) => vec![no_answer(failed)],
         };
         answer(&this, &answers);
     });
+}
+
+fn no_answer(failed: dns::Failed) -> Answer {
+    match failed {
+        dns::Failed::NoSuchName => Answer::Permanent,
+        dns::Failed::NoAnswer => Answer::Transient,
+    }
 }
 
 /// How a stream ends after an error of its socket.

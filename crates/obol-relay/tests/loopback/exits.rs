@@ -41,6 +41,8 @@ async fn names_are_resolved_and_connected_to() {
         let found = tunnel.resolve("localhost").await.unwrap();
         assert!(found.iter().all(|address| address.is_loopback()) && !found.is_empty());
         assert!(tunnel.resolve("nosuchname.invalid").await.is_err());
+        let names = tunnel.resolve_ptr([127, 0, 0, 1].into()).await.unwrap();
+        assert!(names.iter().any(|name| name.starts_with("localhost")), "{names:?}");
         let from = source(1000).await;
         let mut stream = tunnel.begin_stream("localhost", from.port(), None).await.unwrap();
         let mut got = Vec::new();
@@ -75,6 +77,7 @@ async fn private_addresses_are_refused_unless_the_operator_allows_them() {
         let from = source(10).await;
         assert_eq!(refusal(&tunnel, "127.0.0.1", from.port()).await, EndReason::EXITPOLICY);
         assert_eq!(refusal(&tunnel, "localhost", from.port()).await, EndReason::EXITPOLICY);
+        assert!(tunnel.resolve_ptr([127, 0, 0, 1].into()).await.is_err());
         let closed = node(Options {
             exit: Some(ExitConfig::closed()),
             ..Options::default()

@@ -5,7 +5,7 @@ mod bench;
 use std::sync::Arc;
 
 use bench::{CAPITAL, Client, DEPOSIT, Money, Node, PRICE, World, settings, start, start_in, start_with, until};
-use obol_cell::{Step, ToNode, ToOrigin};
+use obol_cell::{DeclineCode, Declined, Forward, LowWater, Pay, RefuseCode, Step, ToNode, ToOrigin};
 use obol_relay::metrics::Metric;
 use obol_relay::payments::{Direction, EscrowView, Standing};
 
@@ -243,6 +243,31 @@ async fn a_full_journal_stops_payments_before_anything_is_granted_for_what_it_lo
         error = a.payments.failed() => assert_eq!(error, obol_store::StoreError::Full),
     }
     assert!(a.state().stopped);
+    assert_eq!(a.metrics.get(Metric::PaymentsStopped, &[]), 1);
+    // Nothing is promised that could not be kept, and nobody is left waiting for an answer.
+    let not_now = ToOrigin::Declined(Declined {
+        code: DeclineCode::NotNow,
+    });
+    let other = Client::new(&money, &[&a], 6, 1).await;
+    assert_eq!(other.ask(&a, &ToNode::QuoteQuery).await, not_now);
+    let pay = ToNode::Pay(Pay {
+        n: 1,
+        step: Step::FIRST,
+        forward: Forward::Last,
+        claim: None,
+    });
+    let refused = ToOrigin::Refused {
+        n: 1,
+        distance: 0,
+        code: RefuseCode::Failed,
+    };
+    assert_eq!(other.ask(&a, &pay).await, refused);
+    let listen = ToNode::Listen {
+        id: 7,
+        low: LowWater::at_least(1 << 40),
+    };
+    assert_eq!(other.ask(&a, &listen).await, ToOrigin::Nothing { id: 7 });
+    a.payments.close_all().await;
     let bought: u64 = a.state().circuits.iter().map(|circuit| circuit.bought).sum();
     let initial: u64 = a.state().circuits.iter().map(|circuit| circuit.initial_credit).sum();
     assert_eq!(

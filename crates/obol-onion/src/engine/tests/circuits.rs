@@ -211,7 +211,7 @@ fn directory_streams_and_lookups_are_answered_in_the_clients_form() {
         move |event: &Event| match event {
             Event::BeginDir {
                 stream,
-                from_client: true,
+                neighbour: Neighbour::Client(_),
             }
             | Event::Resolve { stream, .. }
                 if stream.number == number =>
@@ -238,29 +238,4 @@ fn directory_streams_and_lookups_are_answered_in_the_clients_form() {
     net.send(&mut circ, 0, relay::BEGIN_DIR, 0, &[]);
     net.run();
     assert_eq!(net.messages(&mut circ), []);
-}
-
-#[test]
-fn idle_links_are_closed_and_quiet_ones_kept_alive() {
-    let mut net = Net::of_size(1);
-    let idle = net.client(0);
-    let used = net.client(0);
-    net.open(used, &[0]);
-    net.now = net.now.plus(301_000_000);
-    let now = net.now;
-    net.nodes[0].tick(now);
-    net.settle();
-    let closed: Vec<LinkId> = net.events[0]
-        .iter()
-        .filter_map(|event| match event {
-            Event::CloseLink {
-                link,
-                why: LinkFault::Idle,
-            } => Some(*link),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(closed, [net.client_link(idle)]);
-    assert_eq!(net.deliver(used, 10), 1);
-    assert_eq!(net.cells(used, 0)[0].0, command::PADDING);
 }

@@ -5,6 +5,7 @@ mod classes;
 mod control;
 mod flow;
 mod fuzz;
+mod links;
 mod uploads;
 
 use std::collections::{HashMap, HashSet};
@@ -111,6 +112,8 @@ impl Net {
             remote,
             initiated: false,
             canonical: false,
+            canonical_to_peer: false,
+            pads: true,
         };
         let link = self.nodes[node].link_up(self.now, info);
         self.clients.push(Client {
@@ -155,6 +158,8 @@ impl Net {
                         remote: address(to),
                         initiated,
                         canonical: true,
+                        canonical_to_peer: true,
+                        pads: true,
                     };
                     let ours = self.nodes[node].link_up(self.now, info(other, true));
                     let theirs = self.nodes[other].link_up(self.now, info(node, false));
