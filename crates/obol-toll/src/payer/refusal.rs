@@ -171,14 +171,6 @@ impl<K: PayerKeys> Payer<K> {
             }
         }
         t.trial = Trial::None;
-        if let Some(e) = t
-            .guard()
-            .and_then(|g| self.guards.get_mut(&g))
-            .and_then(|g| g.get_mut(payment.escrow))
-        {
-            e.books.known |= hop > 1;
-            e.stale |= hop == 1;
-        }
         if defects::on(Defect::PayAgain) {
             return;
         }

@@ -111,7 +111,7 @@ impl Play {
             if m.c.is_multiple_of(197) {
                 claim.signature.0[5] ^= 1;
             }
-            let claim = (m.c % 101 > 0).then_some(claim);
+            let claim = (!m.c.is_multiple_of(101)).then_some(claim);
             return self.desk.pay(c, n, step, forward, claim, metered);
         }
         let (k, cumulative) = self.claim(1, amount, m);

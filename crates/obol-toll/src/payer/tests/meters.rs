@@ -241,3 +241,55 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn tunnels_of_one_guard_say_nothing_of_anothers_link() {
+    let mut link = Link::new();
+    let elsewhere = TunnelId(90);
+    link.desk.say(Input::TunnelOpened {
+        tunnel: elsewhere,
+        hops: vec![Hop {
+            peer: PeerId([8; 32]),
+            paid: false,
+        }],
+    });
+    link.desk.say(Input::Traffic {
+        tunnel: elsewhere,
+        up: 0,
+        down: 100_000,
+    });
+    link.open(TunnelId(2));
+    link.serve(ALLOWANCE);
+    let bought: u64 = link.bought[&TunnelId(2)].iter().sum();
+    assert!(bought > meter::WINDOW * meter::CELL / 2, "{bought} bytes");
+}
+
+#[test]
+fn a_payment_request_tells_the_meter_and_is_not_believed_beyond_reason() {
+    for (metered, believed) in [(4 * UNIT, true), (1 << 30, false)] {
+        let (mut desk, mut pays) = Desk::paying(&[100]);
+        loop {
+            desk.complete(pays[0].n, 0);
+            if !matches!(&desk.out[..], [Output::Ask { body, .. }] if matches!(ToNode::decode(body), Ok(ToNode::Pay(_))))
+            {
+                break;
+            }
+            pays = desk.payment(1);
+        }
+        let (_, question) = desk.asked();
+        let ToNode::Listen { id, .. } = question else {
+            panic!("{question:?}")
+        };
+        desk.answer(ToOrigin::PaymentRequest {
+            id,
+            metered,
+            paid: 0,
+            credit: 0,
+        });
+        assert!(desk.reports.contains(&Report::Requested { tunnel: T, metered }));
+        assert_eq!(desk.unpaid().contains(&(1, Unpaid::OverClaimed)), !believed);
+        if believed {
+            assert_eq!(desk.payment(1).len(), 1, "what it says was used is paid for");
+        }
+    }
+}

@@ -237,6 +237,16 @@ impl Desk {
         pays.into_iter().map(|(_, pay)| pay).collect()
     }
 
+    /// Forgets everything but payments.
+    fn keep_payments(&mut self) {
+        self.out.retain(|o| {
+            let (Output::Ask { body, .. } | Output::Send { body, .. } | Output::Continue { body, .. }) = o else {
+                return false;
+            };
+            matches!(ToNode::decode(body), Ok(ToNode::Pay(_)))
+        });
+    }
+
     fn complete(&mut self, n: u16, metered: u64) {
         self.answer(ToOrigin::Complete {
             n,

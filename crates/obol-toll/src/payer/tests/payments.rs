@@ -70,22 +70,11 @@ fn steps_grow_with_what_was_carried_and_what_is_bought_is_never_a_permitted_step
             let n = pay.n;
             desk.complete(n, carried);
         }
-        desk.out.retain(|o| {
-            let body = match o {
-                Output::Ask { body, .. } | Output::Send { body, .. } | Output::Continue { body, .. } => body,
-                _ => return false,
-            };
-            matches!(ToNode::decode(body), Ok(ToNode::Pay(_)))
-        });
+        desk.keep_payments();
         if desk.out.is_empty() {
             carried += UNIT / 4;
             desk.carry(UNIT / 4);
-            desk.out.retain(|o| {
-                let (Output::Ask { body, .. } | Output::Send { body, .. } | Output::Continue { body, .. }) = o else {
-                    return false;
-                };
-                matches!(ToNode::decode(body), Ok(ToNode::Pay(_)))
-            });
+            desk.keep_payments();
         }
         pays = if desk.out.is_empty() {
             Vec::new()
@@ -253,4 +242,19 @@ proptest::proptest! {
             last = signed;
         }
     }
+}
+
+#[test]
+fn a_conversation_that_broke_is_a_tunnel_given_up() {
+    let (mut desk, _) = Desk::paying(&[100]);
+    desk.payer.conversation_failed(T);
+    desk.collect();
+    assert!(matches!(
+        desk.out[..],
+        [Output::GiveUp {
+            tunnel: T,
+            why: GiveUp::Silent
+        }]
+    ));
+    assert_eq!(desk.payer.tunnel_count(), 0);
 }

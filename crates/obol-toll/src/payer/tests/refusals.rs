@@ -206,14 +206,10 @@ proptest::proptest! {
     ) {
         let (mut desk, _) = Desk::paying(&[100, 50, 200]);
         let before = desk.payer.spent().get() - 352;
-        let (mut proven, mut n, mut amount, mut most) = (0, 1, 352, 352);
+        desk.reports.clear();
+        let (mut proven, mut n, mut most) = (0, 1, 352);
+        let mut amounts = BTreeMap::from([(1, 352)]);
         for (kind, distance, cumulative, unallocated, k) in moves {
-            for report in std::mem::take(&mut desk.reports) {
-                if let Report::Paying { n: new, amount: new_amount, .. } = report {
-                    (n, amount) = (new, new_amount.get());
-                    most = most.max(amount);
-                }
-            }
             let gone = desk.out.iter().any(|o| matches!(o, Output::GiveUp { .. }));
             if gone {
                 break;
@@ -221,12 +217,7 @@ proptest::proptest! {
             desk.out.clear();
             let codes = [RefuseCode::NoFunds, RefuseCode::OverLimit, RefuseCode::Failed, RefuseCode::Closing];
             match kind {
-                0 => {
-                    let before = desk.reports.len();
-                    desk.complete(n, 0);
-                    let paid = |r: &Report| matches!(r, Report::Paid { .. });
-                    proven += if desk.reports[before..].iter().any(paid) { amount } else { 0 };
-                }
+                0 => desk.complete(n, 0),
                 1 | 2 => desk.answer(ToOrigin::Refused { n, distance, code: codes[(k % 4) as usize] }),
                 3 => desk.balance(k, cumulative, unallocated),
                 4 => desk.carry(200_000),
@@ -235,8 +226,291 @@ proptest::proptest! {
                     desk.say(Input::Tick);
                 }
             }
+            for report in std::mem::take(&mut desk.reports) {
+                match report {
+                    Report::Paying { n: new, amount, .. } => {
+                        n = new;
+                        most = most.max(amount.get());
+                        amounts.insert(n, amount.get());
+                    }
+                    Report::Paid { n, .. } => proven += amounts[&n],
+                    _ => {}
+                }
+            }
             let lost = desk.payer.spent().get() - before - proven;
             proptest::prop_assert!(lost <= 3 * most, "{lost} of payments of {most}");
         }
+    }
+}
+
+#[test]
+fn what_a_later_hop_says_of_its_own_money_is_believed() {
+    let (mut desk, _) = Desk::paying(&[100, 50, 50, 200]);
+    desk.answer(ToOrigin::Refused {
+        n: 1,
+        distance: 2,
+        code: RefuseCode::Failed,
+    });
+    assert_eq!(desk.payment(2).len(), 3);
+    // The money went on to hop 3, which cannot pass it on.
+    desk.answer(ToOrigin::Refused {
+        n: 1,
+        distance: 1,
+        code: RefuseCode::NoFunds,
+    });
+    assert!(matches!(desk.out[0], Output::Send { hop: 3, .. }), "{:?}", desk.out);
+    assert!(desk.reports.contains(&Report::Chain {
+        tunnel: T,
+        paid_hops: 3
+    }));
+}
+
+#[test]
+fn a_hop_that_finds_a_step_too_large_is_asked_again_after_a_while_and_then_for_smaller_ones() {
+    let (mut desk, mut pays) = Desk::paying(&[100, 50, 200]);
+    let mut carried = 0;
+    while pays[0].step.units() < 8 {
+        desk.complete(pays[0].n, carried);
+        desk.keep_payments();
+        while desk.out.is_empty() {
+            carried += UNIT;
+            assert!(carried < 64 << 20, "{:?}", desk.unpaid());
+            desk.carry(UNIT);
+            desk.keep_payments();
+        }
+        pays = desk.payment(1);
+    }
+    let (n, step) = (pays[0].n, pays[0].step);
+    for attempt in 1..=2u64 {
+        desk.answer(ToOrigin::Refused {
+            n,
+            distance: 1,
+            code: RefuseCode::OverLimit,
+        });
+        desk.now = desk.now.plus(attempt * 1_000 - 1);
+        desk.say(Input::Tick);
+        assert!(desk.out.is_empty(), "not at once: {:?}", desk.out);
+        desk.now = desk.now.plus(1);
+        desk.say(Input::Tick);
+        assert_eq!(desk.payment(2)[0].step, step);
+    }
+    desk.answer(ToOrigin::Refused {
+        n,
+        distance: 1,
+        code: RefuseCode::OverLimit,
+    });
+    desk.out.clear();
+    desk.carry(32 * UNIT);
+    desk.keep_payments();
+    let step_of = |o: &Output| match o {
+        Output::Send { body, .. } => match ToNode::decode(body) {
+            Ok(ToNode::Pay(pay)) => pay.step.units(),
+            other => panic!("{other:?}"),
+        },
+        _ => 0,
+    };
+    let steps: Vec<u64> = desk.out.iter().map(step_of).collect();
+    assert!(
+        !steps.is_empty() && steps.iter().all(|units| *units <= step.units() / 2),
+        "{steps:?}"
+    );
+}
+
+#[test]
+fn fees_go_on_where_they_were_after_a_payment_that_was_given_up() {
+    let (mut desk, _) = Desk::paying(&[100, 50, 200]);
+    desk.answer(ToOrigin::Refused {
+        n: 1,
+        distance: 1,
+        code: RefuseCode::NoFunds,
+    });
+    desk.out.clear();
+    desk.carry(UNIT);
+    desk.prices.pop();
+    // Hop 1 took its fee of 1 for 251 passed on; 50 more are within what that covers.
+    let claim = desk.payment(1)[0].claim.unwrap();
+    assert_eq!(claim.allocation, s(150));
+}
+
+#[test]
+fn however_hop_1s_books_read_a_payment_is_not_signed_for_twice() {
+    let (mut desk, _) = Desk::paying(&[100, 50, 200]);
+    desk.answer(ToOrigin::Refused {
+        n: 1,
+        distance: 2,
+        code: RefuseCode::Failed,
+    });
+    desk.asked();
+    // It never saw the claim, and has nothing left of it.
+    desk.balance(0, 352, 0);
+    assert_eq!(desk.payer.signed(E).unwrap().1, s(352));
+    assert_eq!(desk.unpaid().last(), Some(&(1, Unpaid::Declined)));
+    desk.carry(10 << 20);
+    assert_eq!(desk.payer.signed(E).unwrap().1, s(352));
+}
+
+#[test]
+fn closing_by_hop_1_closes_its_escrow_and_by_another_hop_nothing() {
+    let closing = |desk: &Desk| {
+        desk.facts
+            .iter()
+            .filter(|f| matches!(f, PayerFact::Out(OutFact::Closing { .. })))
+            .count()
+    };
+    for (distance, closed) in [(2, 1), (1, 0)] {
+        let (mut desk, _) = Desk::paying(&[100, 50, 200]);
+        let code = RefuseCode::Closing;
+        desk.answer(ToOrigin::Refused { n: 1, distance, code });
+        assert_eq!(closing(&desk), closed);
+        if closed == 1 {
+            desk.now = desk.now.plus(2_000);
+            desk.say(Input::Tick);
+            desk.out.retain(|o| !matches!(o, Output::WantEscrow { .. }));
+            desk.asked();
+            desk.balance(1, 352, 0);
+            desk.answer(ToOrigin::Refused { n: 1, distance, code });
+            assert_eq!(closing(&desk), 1, "once");
+        }
+    }
+}
+
+#[test]
+fn blame_falls_on_the_hop_that_refused_and_the_one_before_it() {
+    for (distance, guard_is_left) in [(2, true), (0, false)] {
+        let mut desk = Desk::paying(&[100, 50, 200]).0;
+        for _ in 0..3 {
+            desk.answer(ToOrigin::Refused {
+                n: 1,
+                distance,
+                code: RefuseCode::Failed,
+            });
+            desk.now = desk.now.plus(2_000);
+            desk.say(Input::Tick);
+            desk.out.retain(|o| matches!(o, Output::Ask { .. }));
+            if distance == 2 && !desk.out.is_empty() {
+                desk.asked();
+                desk.balance(1, 352, 0);
+            }
+        }
+        let guard = PeerId([1; 32]);
+        assert_eq!(desk.reports.contains(&Report::GuardNotPaid { guard }), guard_is_left);
+        desk.reports.clear();
+        desk.out.clear();
+        let tunnel = TunnelId(9);
+        let hops = (1..=3).map(|i| Hop {
+            peer: PeerId([i; 32]),
+            paid: true,
+        });
+        desk.say(Input::TunnelOpened {
+            tunnel,
+            hops: hops.collect(),
+        });
+        for price in [100, 50] {
+            let quote = Quote {
+                tariff: tariff(price),
+                next: true,
+                credit: 0,
+                valid_until: 0,
+            };
+            desk.say(Input::Answer {
+                tunnel,
+                body: ToOrigin::Quote(quote).encode(),
+            });
+        }
+        // Nothing goes through a relay with a low score; by it at hop 2 the chain ends there.
+        let expected = if guard_is_left {
+            (1, Unpaid::Score)
+        } else {
+            (3, Unpaid::Score)
+        };
+        assert_eq!(desk.unpaid().first(), Some(&expected));
+    }
+}
+
+#[test]
+fn books_are_asked_for_when_no_other_payment_is_on_its_way() {
+    let (mut desk, _) = Desk::paying(&[100]);
+    let other = TunnelId(2);
+    desk.say(Input::TunnelOpened {
+        tunnel: other,
+        hops: vec![Hop {
+            peer: PeerId([1; 32]),
+            paid: true,
+        }],
+    });
+    let quote = ToOrigin::Quote(Quote {
+        tariff: tariff(100),
+        next: false,
+        credit: 0,
+        valid_until: 0,
+    });
+    desk.out.clear();
+    desk.say(Input::Answer {
+        tunnel: other,
+        body: quote.encode(),
+    });
+    assert_eq!(desk.payment(1)[0].claim.unwrap().k, 2, "both are on their way");
+    desk.answer(ToOrigin::Refused {
+        n: 1,
+        distance: 0,
+        code: RefuseCode::Failed,
+    });
+    for _ in 0..8 {
+        desk.now = desk.payer.next_wake().unwrap();
+        desk.say(Input::Tick);
+        assert!(desk.out.is_empty(), "{:?}", desk.out);
+    }
+    desk.say(Input::Answer {
+        tunnel: other,
+        body: ToOrigin::Complete {
+            n: 1,
+            metered: 0,
+            paid: 0,
+            credit: 0,
+        }
+        .encode(),
+    });
+    desk.out.clear();
+    // The other's next payment is on its way as well, or none is: then it is asked.
+    desk.say(Input::TunnelClosed {
+        tunnel: other,
+        why: CloseReason::Unused,
+    });
+    desk.now = desk.now.plus(1_000);
+    desk.say(Input::Tick);
+    assert!(matches!(desk.asked(), (1, ToNode::BalanceQuery { .. })));
+}
+
+#[test]
+fn after_a_refusal_by_hop_1_the_next_tunnel_asks_for_its_books_first() {
+    for (distance, asks) in [(2, true), (1, false)] {
+        let (mut desk, _) = Desk::paying(&[100, 50, 200]);
+        desk.answer(ToOrigin::Refused {
+            n: 1,
+            distance,
+            code: RefuseCode::OverLimit,
+        });
+        desk.out.clear();
+        let tunnel = TunnelId(2);
+        desk.say(Input::TunnelOpened {
+            tunnel,
+            hops: vec![Hop {
+                peer: PeerId([1; 32]),
+                paid: true,
+            }],
+        });
+        desk.out.clear();
+        let quote = Quote {
+            tariff: tariff(100),
+            next: false,
+            credit: 0,
+            valid_until: 0,
+        };
+        desk.say(Input::Answer {
+            tunnel,
+            body: ToOrigin::Quote(quote).encode(),
+        });
+        let (_, question) = desk.asked();
+        assert_eq!(matches!(question, ToNode::BalanceQuery { .. }), asks, "{question:?}");
     }
 }

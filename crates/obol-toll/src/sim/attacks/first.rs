@@ -508,3 +508,17 @@ pub(in crate::sim) fn an_escrow_pays_up_to_its_last_stroop_and_draws_may_overtak
     d.pay(c, 2, FIRST, Forward::Last, Some(Desk::claim(&e, 2, all, PRICE)), 0);
     assert_eq!(complete(d.answer(c)), 2);
 }
+
+#[test]
+pub(in crate::sim) fn a_client_whose_signatures_are_wrong_three_times_loses_its_link() {
+    let mut d = Desk::new();
+    let e = d.client_escrow();
+    for k in 1..=3 {
+        let c = d.circuit(CLIENT, false);
+        let mut claim = Desk::claim(&e, k, 10, PRICE);
+        claim.signature.0[0] ^= 1;
+        d.pay(c, 1, FIRST, Forward::Last, Some(claim), 0);
+        assert_eq!(d.credit(c), 0);
+        assert_eq!(d.out.contains(&Output::CloseLink { link: CLIENT }), k == 3);
+    }
+}

@@ -501,3 +501,19 @@ pub(in crate::sim) fn a_resumed_payment_waits_for_its_money_again() {
     assert_eq!(complete(d.answer(c)), 1);
     assert_eq!(d.credit(c), UNIT);
 }
+
+#[test]
+pub(in crate::sim) fn the_clock_of_a_payment_that_is_over_says_nothing_of_the_next() {
+    let mut d = Desk::new();
+    let e = d.prev_escrow();
+    let c = d.circuit(PREV, false);
+    d.pay(c, 1, FIRST, Forward::Last, None, 0);
+    d.leg_pay(&e, 1, 10, c, 1, PRICE);
+    assert_eq!(complete(d.answer(c)), 1);
+    d.wait(3_900);
+    d.pay(c, 2, FIRST, Forward::Last, None, 0);
+    d.wait(200);
+    assert!(d.answers(c).is_empty(), "its own four seconds are not over");
+    d.leg_pay(&e, 2, 20, c, 2, PRICE);
+    assert_eq!(complete(d.answer(c)), 2);
+}
