@@ -41,6 +41,8 @@ pub struct NetworkOptions {
     pub payments: bool,
     /// The largest step they sell: 64 KiB times a power of two.
     pub largest_step: u64,
+    /// Consensus parameters, in place of or beside the authority's own.
+    pub consensus: Vec<(String, i32)>,
 }
 
 impl NetworkOptions {
@@ -54,6 +56,7 @@ impl NetworkOptions {
             prices: [20, 10, 50],
             payments: true,
             largest_step: 16 << 20,
+            consensus: Vec::new(),
         }
     }
 }
@@ -304,7 +307,9 @@ impl Network {
         let economy = found(&rail, &network, &founder, CODE, &holders).await?;
         progress(Stage::Money);
 
-        let authority = Authority::start(AuthorityConfig::default()).await?;
+        let mut config = AuthorityConfig::default();
+        config.params.extend(options.consensus.iter().cloned());
+        let authority = Authority::start(config).await?;
         for plan in &plans {
             authority.assign(&plan.nickname, plan.role);
         }
