@@ -63,7 +63,19 @@ pub struct AuthorityConfig {
 
 impl Default for AuthorityConfig {
     fn default() -> AuthorityConfig {
-        let params = [("ExtendByEd25519ID", 1), ("bwauthpid", 1), ("cc_alg", 0)];
+        // Congestion control as the public network has it; arti's own defaults are others.
+        let params = [
+            ("ExtendByEd25519ID", 1),
+            ("bwauthpid", 1),
+            ("cc_alg", 2),
+            ("cc_cwnd_full_gap", 4),
+            ("cc_cwnd_inc", 1),
+            ("cc_cwnd_inc_pct_ss", 100),
+            ("cc_cwnd_inc_rate", 31),
+            ("cc_cwnd_init", 124),
+            ("cc_cwnd_min", 124),
+            ("cc_sendme_inc", 31),
+        ];
         AuthorityConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             nickname: "obolauth".to_owned(),

@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
 
 mod carry;
+mod congestion;
 mod exits;
 mod harness;
