@@ -1,7 +1,7 @@
 //! Opening a link: TCP, TLS, and the link handshake of [`obol_onion::link`] over it.
 
 use crate::keys::Keys;
-use crate::tls::{self, ReadAhead};
+use crate::tls;
 use obol_onion::link::{
     self, EXPORTER_LABEL, Expected, Facts, Handshake, LinkError, PeerIdentity, Role, Step, Version,
 };
@@ -10,16 +10,12 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 /// A link's connection.
-pub type LinkStream = TlsStream<ReadAhead>;
-/// Where a link's cells come from.
-pub type LinkReader = ReadHalf<LinkStream>;
-/// Where a link's cells go.
-pub type LinkWriter = WriteHalf<LinkStream>;
+pub type LinkStream = TlsStream<TcpStream>;
 
 /// What a relay says of itself when it opens a link, and how long it waits.
 #[derive(Clone, Debug)]
@@ -33,10 +29,8 @@ pub struct Local {
 /// An open link.
 #[derive(Debug)]
 pub struct Established {
-    /// Where its cells come from, after [`leftover`](Self::leftover).
-    pub reader: LinkReader,
-    /// Where its cells go. To be flushed after each batch.
-    pub writer: LinkWriter,
+    /// Where its cells come from, after [`leftover`](Self::leftover), and where they go.
+    pub stream: LinkStream,
     /// The version of the link protocol.
     pub version: Version,
     /// Which end we are.
@@ -93,7 +87,7 @@ impl LinkFailed {
 /// [`LinkFailed`]: the connection is closed.
 pub async fn accept(tcp: TcpStream, keys: &Keys, local: &Local) -> Result<Established, LinkFailed> {
     limit(local, async {
-        let (tcp, remote) = prepare(tcp)?;
+        let remote = prepare(&tcp)?;
         // One snapshot: the certificates must vouch for this very TLS certificate.
         let current = keys.current();
         let tls = TlsAcceptor::from(Arc::clone(current.tls()))
@@ -139,7 +133,7 @@ async fn initiate(
 ) -> Result<Established, LinkFailed> {
     limit(local, async {
         let tcp = TcpStream::connect(address).await.map_err(LinkFailed::Unreachable)?;
-        let (tcp, remote) = prepare(tcp)?;
+        let remote = prepare(&tcp)?;
         let tls = TlsConnector::from(tls::client_config())
             .connect(tls::random_server_name(), tcp)
             .await
@@ -165,10 +159,9 @@ async fn limit<T>(local: &Local, work: impl Future<Output = Result<T, LinkFailed
 }
 
 /// What every socket gets before TLS: cells must not wait for acknowledgements of earlier ones.
-fn prepare(tcp: TcpStream) -> Result<(ReadAhead, SocketAddr), LinkFailed> {
+fn prepare(tcp: &TcpStream) -> Result<SocketAddr, LinkFailed> {
     tcp.set_nodelay(true).map_err(LinkFailed::Connection)?;
-    let remote = tcp.peer_addr().map_err(LinkFailed::Connection)?;
-    Ok((ReadAhead::new(tcp), remote))
+    tcp.peer_addr().map_err(LinkFailed::Connection)
 }
 
 fn facts(remote: SocketAddr, local: &Local) -> Facts {
@@ -237,10 +230,8 @@ async fn run(
             }
         }
     };
-    let (reader, writer) = tokio::io::split(stream);
     Ok(Established {
-        reader,
-        writer,
+        stream,
         version: established.version,
         role: established.role,
         peer: established.peer,

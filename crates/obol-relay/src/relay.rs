@@ -31,7 +31,7 @@ use tracing::{debug, warn};
 use crate::directory::{DirCache, NetView};
 use crate::handshake::Local;
 use crate::keys::Keys;
-use crate::link::{self, Dialler, LinkTasks};
+use crate::link::{self, Dialler, LinkTask};
 use crate::streams::{self, ExitConfig, Resolver, StreamTask};
 
 /// Link handshakes, in and out, that may be under way at once.
@@ -157,7 +157,7 @@ impl PaymentEvents {
 pub(crate) struct Core {
     engine: Engine,
     /// The tasks of each link.
-    pub(crate) links: HashMap<LinkId, Arc<LinkTasks>>,
+    pub(crate) links: HashMap<LinkId, Arc<LinkTask>>,
     /// The task of each stream.
     pub(crate) streams: HashMap<StreamId, Arc<StreamTask>>,
     woken: Vec<LinkId>,
@@ -195,8 +195,8 @@ impl Core {
     fn drain(&mut self, shared: &Shared, rest: &mut Vec<Event>) {
         self.engine.take_woken(&mut self.woken);
         for link in self.woken.drain(..) {
-            if let Some(tasks) = self.links.get(&link) {
-                tasks.writer.notify_one();
+            if let Some(task) = self.links.get(&link) {
+                task.wake();
             }
         }
         while let Some(event) = self.engine.poll_event() {
@@ -282,11 +282,9 @@ impl Shared {
         }
     }
 
-    /// Waits while the payments driver is far behind.
-    pub(crate) async fn payments_keep_up(&self) {
-        while self.payments_waiting.load(Ordering::Relaxed) > PAYMENTS_WAITING {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    /// Whether the payments driver is far behind: then links are read no further.
+    pub(crate) fn payments_behind(&self) -> bool {
+        self.payments_waiting.load(Ordering::Relaxed) > PAYMENTS_WAITING
     }
 
     /// Runs a task until it ends or the relay stops.

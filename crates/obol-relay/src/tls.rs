@@ -11,12 +11,8 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime
 use rustls::server::{NoServerSessionStorage, ParsedCertificate};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
-use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
-use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tor_cert_x509::{TlsKeyAndCert, X509CertError};
 use zeroize::Zeroizing;
 
@@ -161,92 +157,5 @@ impl ServerCertVerifier for PossessionOnly {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.supported_schemes()
-    }
-}
-
-/// Least and most bytes that [`ReadAhead`] asks of the system at once.
-const READ_AHEAD: core::ops::RangeInclusive<usize> = 4 << 10..=64 << 10;
-
-/// A socket that reads ahead: TLS asks for 4 KiB at a time, which would be a call of the system for every eight cells. The
-/// buffer is there only while a link is busy: it grows when a read fills it, and goes when a read finds little.
-#[derive(Debug)]
-pub struct ReadAhead {
-    socket: TcpStream,
-    buffer: Vec<u8>,
-    /// What of the buffer is still to be given out.
-    rest: core::ops::Range<usize>,
-    /// How much to ask for next time.
-    ask: usize,
-}
-
-impl ReadAhead {
-    /// Around a socket from which nothing was read yet.
-    pub fn new(socket: TcpStream) -> Self {
-        Self {
-            socket,
-            buffer: Vec::new(),
-            rest: 0..0,
-            ask: *READ_AHEAD.start(),
-        }
-    }
-
-    /// The socket.
-    pub fn socket(&self) -> &TcpStream {
-        &self.socket
-    }
-}
-
-impl AsyncRead for ReadAhead {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
-        let this = &mut *self;
-        if this.rest.is_empty() {
-            if out.remaining() >= this.ask {
-                return Pin::new(&mut this.socket).poll_read(cx, out);
-            }
-            this.buffer.resize(this.ask, 0);
-            let mut buffer = ReadBuf::new(&mut this.buffer);
-            ready!(Pin::new(&mut this.socket).poll_read(cx, &mut buffer))?;
-            let read = buffer.filled().len();
-            this.rest = 0..read;
-            if read == this.ask {
-                this.ask = (this.ask * 2).min(*READ_AHEAD.end());
-            } else if read < this.ask / 4 {
-                this.ask = (this.ask / 2).max(*READ_AHEAD.start());
-            }
-        }
-        let len = this.rest.len().min(out.remaining());
-        out.put_slice(&this.buffer[this.rest.start..this.rest.start + len]);
-        this.rest.start += len;
-        if this.rest.is_empty() && this.ask == *READ_AHEAD.start() && this.buffer.capacity() > this.ask {
-            this.buffer = Vec::new();
-            this.rest = 0..0;
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for ReadAhead {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }

@@ -82,7 +82,7 @@ impl Cells {
                 continue;
             }
             let mut bytes = [0; 4096];
-            let read = self.link.reader.read(&mut bytes).await.ok().filter(|len| *len > 0)?;
+            let read = self.link.stream.read(&mut bytes).await.ok().filter(|len| *len > 0)?;
             self.buffer.extend_from_slice(&bytes[..read]);
         }
     }
@@ -92,8 +92,8 @@ impl Cells {
         cell.push(command);
         cell.extend_from_slice(body);
         cell.resize(5 + BODY_LEN, 0);
-        self.link.writer.write_all(&cell).await.unwrap();
-        self.link.writer.flush().await.unwrap();
+        self.link.stream.write_all(&cell).await.unwrap();
+        self.link.stream.flush().await.unwrap();
     }
 }
 

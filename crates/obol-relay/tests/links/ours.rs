@@ -59,11 +59,11 @@ async fn a_client_authenticates_the_relay_only() {
 async fn bytes_arrive_as_they_were_sent_whatever_their_number() {
     let (a, b) = link(false).await;
     assert!(a.leftover.is_empty() && b.leftover.is_empty());
-    // Some megabytes, so that read-ahead grows to its most, with pauses in which it shrinks again.
+    // Some megabytes, in parts of different lengths.
     let data: Vec<u8> = (0..4_000_000_u32)
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
-    let (mut writer, mut reader) = (a.writer, b.reader);
+    let (mut writer, mut reader) = (a.stream, b.stream);
     let sender = async {
         for part in [&data[..3_000_000], &data[3_000_000..3_000_100], &data[3_000_100..]] {
             writer.write_all(part).await.unwrap();
