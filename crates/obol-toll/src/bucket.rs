@@ -128,6 +128,11 @@ mod tests {
         // A count that falls gives nothing, and what was counted is not counted again.
         assert!(!b.take(0, T.plus(40_001)));
         assert!(!b.take(UNIT, T.plus(40_001)));
+        // A clock that was set back refills from there on, and gives nothing for what it repeats.
+        let mut set_back = b;
+        assert!(!set_back.take(UNIT, T));
+        assert!(!set_back.take(UNIT, T.plus(19_999)));
+        assert!(set_back.take(UNIT, T.plus(20_000)));
         // Never more than 16.
         assert!((0..16).all(|_| b.take(1_000 * UNIT, T.plus(40_001))));
         assert!(!b.take(1_000 * UNIT, T.plus(40_001)));

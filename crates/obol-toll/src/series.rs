@@ -115,7 +115,9 @@ mod tests {
     proptest! {
         /// Against a model that remembers everything.
         #[test]
-        fn each_k_is_taken_once_and_the_window_moves_with_the_highest(steps in proptest::collection::vec((any::<bool>(), 0u32..1_500), 1..300)) {
+        fn each_k_is_taken_once_and_the_window_moves_with_the_highest(
+            steps in proptest::collection::vec((any::<bool>(), prop_oneof![0u32..100, 0u32..1_500]), 1..300)
+        ) {
             let (mut series, mut seen, mut newest) = (Series::default(), BTreeSet::new(), 0u32);
             for (up, by) in steps {
                 let k = if up { newest.saturating_add(by) } else { newest.saturating_sub(by) };
@@ -136,6 +138,20 @@ mod tests {
                 prop_assert_eq!(Series::from_bytes(newest, &series.to_bytes()), series);
             }
         }
+    }
+
+    #[test]
+    fn a_number_that_is_too_old_to_tell_is_not_remembered() {
+        let mut series = Series::from_bytes(2_000, &[0; 128]);
+        for k in [1, 2_000 - WINDOW] {
+            series.mark(k);
+            assert_eq!(series, Series::from_bytes(2_000, &[0; 128]));
+        }
+        series.mark(2_000 - WINDOW + 1);
+        assert_eq!(series.to_bytes()[127], 0x80);
+        // And falls out with the next.
+        series.mark(2_001);
+        assert_eq!(series.to_bytes()[127], 0);
     }
 
     #[test]

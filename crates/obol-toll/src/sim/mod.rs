@@ -7,6 +7,7 @@
 //!
 //! A run is a function of its seed: `Sim::new(Plan { seed, .. })`. Random runs print their seed; `OBOL_SIM_SEED` repeats one.
 
+mod books;
 mod checks;
 mod desk;
 mod drive;

@@ -1,0 +1,521 @@
+//! One relay, message by message: what it answers about escrows and quotes, whom it believes, when it flushes.
+
+use super::desk::{BALANCE, CLIENT, Desk, ME, NEXT, PREV, PRICE, rules};
+use super::s;
+use super::world::{ASSET, NETWORK};
+use crate::clock::UnixMillis;
+use crate::escrow::{Escrow, NotBelieved};
+use crate::ids::LinkId;
+use crate::keys::PayeeKeys;
+use crate::node::{FlushReason, Input, Output};
+use obol_cell::{
+    Allocation, Asset, Balance, DeclineCode, Declined, EscrowId, EscrowState, EscrowTerms, Forward, LinkMessage,
+    NetworkId, PeerId, Step, ToNode, ToOrigin,
+};
+
+const FIRST: Step = Step::FIRST;
+
+fn state(answer: ToOrigin) -> EscrowState {
+    match answer {
+        ToOrigin::Balance(balance) => balance.state,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn query(escrow: &Escrow) -> ToNode {
+    ToNode::BalanceQuery {
+        escrow: escrow.id(),
+        opening: Some(escrow.terms.opening()),
+    }
+}
+
+/// An escrow of the client's that was accepted and never read.
+fn accepted(d: &mut Desk) -> Escrow {
+    let offer = d.make_offer();
+    let ToOrigin::EscrowAccepted(acceptance) = d.offer(&offer, false) else {
+        panic!("accepted")
+    };
+    d.escrow(&offer, &acceptance)
+}
+
+fn reads(d: &mut Desk) -> usize {
+    let n = d.out.iter().filter(|o| matches!(o, Output::ReadEscrow { .. })).count();
+    d.out.retain(|o| !matches!(o, Output::ReadEscrow { .. }));
+    n
+}
+
+fn flushes(d: &mut Desk) -> Vec<(u32, FlushReason)> {
+    let flushed = d.out.iter().filter_map(|o| match o {
+        Output::Flush { k, reason, .. } => Some((*k, *reason)),
+        _ => None,
+    });
+    let flushed = flushed.collect();
+    d.out.retain(|o| !matches!(o, Output::Flush { .. }));
+    flushed
+}
+
+// ---- quotes ----
+
+#[test]
+fn a_quote_holds_until_midnight() {
+    let mut d = Desk::new();
+    let c = d.circuit(CLIENT, false);
+    d.ask(c, &ToNode::QuoteQuery, 0);
+    let ToOrigin::Quote(quote) = d.answer(c) else { panic!() };
+    assert_eq!(quote.valid_until % 86_400, 0);
+    assert!((1..=86_400).contains(&(quote.valid_until - d.now.secs())));
+}
+
+// ---- who may ask what ----
+
+#[test]
+fn only_a_clients_own_neighbour_is_asked_about_escrows() {
+    let mut d = Desk::new();
+    let e = d.client_escrow();
+    for message in [
+        query(&e),
+        ToNode::OfferEscrow(d.make_offer()),
+        ToNode::CloseEscrow {
+            escrow: e.id(),
+            final_k: 0,
+        },
+    ] {
+        let c = d.circuit(PREV, false);
+        d.ask(c, &message, 0);
+        assert!(d.destroyed(c), "{message:?}");
+        assert_eq!(d.answers(c), []);
+    }
+}
+
+#[test]
+fn nobody_is_told_of_or_can_close_an_escrow_that_is_not_its_own() {
+    let mut d = Desk::new();
+    let (mine, theirs) = (d.client_escrow(), d.prev_escrow());
+    let c = d.circuit(CLIENT, false);
+    d.ask(
+        c,
+        &ToNode::BalanceQuery {
+            escrow: theirs.id(),
+            opening: None,
+        },
+        0,
+    );
+    assert_eq!(state(d.answer(c)), EscrowState::Unknown);
+    d.ask(
+        c,
+        &ToNode::CloseEscrow {
+            escrow: theirs.id(),
+            final_k: 0,
+        },
+        0,
+    );
+    let code = DeclineCode::Unknown;
+    assert_eq!(d.answer(c), ToOrigin::Declined(Declined { code }));
+    for (link, escrow) in [(PREV, &mine), (NEXT, &theirs)] {
+        d.sent(link);
+        let (id, opening) = (escrow.id(), None);
+        d.link(link, &LinkMessage::LegQuery { escrow: id, opening });
+        assert!(
+            matches!(
+                d.sent(link)[..],
+                [LinkMessage::LegBalance(Balance {
+                    state: EscrowState::Unknown,
+                    ..
+                })]
+            ),
+            "{link:?}"
+        );
+        d.link(link, &LinkMessage::LegClose { escrow: id, final_k: 0 });
+        assert_eq!(d.sent(link), []);
+    }
+    assert_eq!(d.balance(&mine).state, EscrowState::Open);
+    assert_eq!(d.prev_balance(&theirs).state, EscrowState::Open);
+    // Its own: the owner's word begins the end.
+    d.link(
+        PREV,
+        &LinkMessage::LegClose {
+            escrow: theirs.id(),
+            final_k: 0,
+        },
+    );
+    assert_eq!(d.prev_balance(&theirs).state, EscrowState::Closing);
+}
+
+#[test]
+fn a_relay_with_other_money_is_not_paid_and_not_heard() {
+    let other = Asset {
+        issuer: [1; 32],
+        ..ASSET
+    };
+    for (network, asset, heard) in [
+        (NETWORK, ASSET, true),
+        (NetworkId([1; 32]), ASSET, false),
+        (NETWORK, other, false),
+    ] {
+        let mut d = Desk::new();
+        let link = LinkId(77);
+        d.tell(Input::LinkUp {
+            link,
+            peer: Some(PeerId([9; 32])),
+            obol: true,
+            address: None,
+        });
+        let rules = rules();
+        d.link(link, &LinkMessage::LegHello { network, asset, rules });
+        d.sent(link);
+        let offer = d.make_offer();
+        d.link(link, &LinkMessage::LegOffer(offer));
+        let asked = d.out.contains(&Output::CheckAbsent { escrow: offer.escrow });
+        assert_eq!(asked, heard);
+    }
+}
+
+// ---- offers ----
+
+#[test]
+fn an_offer_that_the_ledger_says_nothing_of_is_declined_after_a_while() {
+    let mut d = Desk::new();
+    let c = d.circuit(CLIENT, false);
+    let offer = d.make_offer();
+    d.ask(c, &ToNode::OfferEscrow(offer), 0);
+    d.wait(19_999);
+    assert_eq!(d.answers(c), []);
+    d.wait(1);
+    let code = DeclineCode::NotNow;
+    assert_eq!(d.answer(c), ToOrigin::Declined(Declined { code }));
+    // Too late.
+    d.tell(Input::EscrowChecked {
+        escrow: offer.escrow,
+        exists: Some(false),
+    });
+    assert_eq!(d.answers(c), []);
+}
+
+#[test]
+fn a_ledger_that_was_heard_of_now_and_closed_long_ago_is_no_ground_for_a_new_escrow() {
+    let mut d = Desk::new();
+    d.wait(120_000);
+    let close_time = d.now.secs() - 100;
+    d.tell(Input::LedgerClosed {
+        sequence: 1_001,
+        close_time,
+    });
+    let offer = d.make_offer();
+    let code = DeclineCode::NotNow;
+    assert_eq!(d.offer(&offer, false), ToOrigin::Declined(Declined { code }));
+    d.ledger();
+    let offer = d.make_offer();
+    assert!(matches!(d.offer(&offer, false), ToOrigin::EscrowAccepted(_)));
+}
+
+#[test]
+fn the_limit_on_new_escrows_is_for_a_whole_minute() {
+    let mut d = Desk::new();
+    d.config.escrows_per_minute = 4;
+    d.start();
+    // To the begin of a minute.
+    d.wait(60_000 - d.now.0 % 60_000);
+    let mut accepted = |d: &mut Desk| {
+        d.ledger();
+        let offer = d.make_offer();
+        matches!(d.offer(&offer, false), ToOrigin::EscrowAccepted(_))
+    };
+    let first: Vec<bool> = (0..12)
+        .map(|_| {
+            d.wait(4_000);
+            accepted(&mut d)
+        })
+        .collect();
+    assert_eq!(
+        first,
+        [vec![true; 8], vec![false; 4]].concat(),
+        "readings share the limit"
+    );
+    d.wait(20_000);
+    assert!(accepted(&mut d));
+}
+
+// ---- belief ----
+
+#[test]
+fn all_who_wait_for_an_escrow_are_answered_when_it_was_read() {
+    let mut d = Desk::new();
+    let e = accepted(&mut d);
+    let (a, b) = (d.circuit(CLIENT, false), d.circuit(CLIENT, false));
+    for c in [a, b] {
+        d.ask(c, &query(&e), 0);
+        assert_eq!(d.answers(c), []);
+    }
+    assert_eq!(reads(&mut d), 1, "it is read once");
+    // Other terms for the same account are not joined to it.
+    let c = d.circuit(CLIENT, false);
+    let mut opening = e.terms.opening();
+    opening.expiry += 1;
+    d.ask(
+        c,
+        &ToNode::BalanceQuery {
+            escrow: e.id(),
+            opening: Some(opening),
+        },
+        0,
+    );
+    assert_eq!(state(d.answer(c)), EscrowState::Unknown);
+    // Nor another owner.
+    let (escrow, opening) = (e.id(), Some(e.terms.opening()));
+    d.sent(PREV);
+    d.link(PREV, &LinkMessage::LegQuery { escrow, opening });
+    assert_eq!(d.sent(PREV).len(), 1);
+    d.tell(Input::EscrowRead {
+        escrow: e.id(),
+        result: Ok(s(BALANCE)),
+    });
+    for c in [a, b] {
+        assert_eq!(state(d.answer(c)), EscrowState::Open);
+    }
+}
+
+#[test]
+fn no_more_than_32_wait_for_an_escrow() {
+    let mut d = Desk::new();
+    let e = accepted(&mut d);
+    let answered: Vec<bool> = (0..34)
+        .map(|_| {
+            let c = d.circuit(CLIENT, false);
+            d.ask(c, &query(&e), 0);
+            !d.answers(c).is_empty()
+        })
+        .collect();
+    assert_eq!(answered, [vec![false; 32], vec![true; 2]].concat());
+}
+
+#[test]
+fn an_escrow_whose_life_is_over_or_too_long_is_not_even_read() {
+    let mut d = Desk::new();
+    let now = d.now.secs();
+    let margin = u64::from(rules().margin);
+    let longest = u64::from(rules().max_life);
+    for (expiry, read) in [
+        (now + margin, 0),
+        (now + margin + 1, 1),
+        (now + longest, 1),
+        (now + longest + 1, 0),
+    ] {
+        let e = accepted(&mut d);
+        let mut opening = e.terms.opening();
+        opening.expiry = expiry;
+        let c = d.circuit(CLIENT, false);
+        d.ask(
+            c,
+            &ToNode::BalanceQuery {
+                escrow: e.id(),
+                opening: Some(opening),
+            },
+            0,
+        );
+        assert_eq!(reads(&mut d), read, "{} s before its end", expiry - now);
+    }
+    d.wait(120_000);
+    let e = Escrow {
+        terms: EscrowTerms {
+            escrow: EscrowId([3; 32]),
+            payee: ME,
+            ..accepted_terms(&mut d)
+        },
+        signer: obol_cell::AccountId([1; 32]),
+    };
+    let c = d.circuit(CLIENT, false);
+    d.wait(120_000);
+    d.ask(c, &query(&e), 0);
+    assert_eq!(reads(&mut d), 0, "nor by a ledger that is too old");
+}
+
+fn accepted_terms(d: &mut Desk) -> EscrowTerms {
+    d.ledger();
+    accepted(d).terms
+}
+
+#[test]
+fn an_escrow_that_holds_less_than_its_minimum_is_not_believed() {
+    let mut d = Desk::new();
+    for (balance, believed) in [(999, EscrowState::Unknown), (1_000, EscrowState::Open)] {
+        let e = accepted(&mut d);
+        let c = d.circuit(CLIENT, false);
+        d.ask(c, &query(&e), 0);
+        d.tell(Input::EscrowRead {
+            escrow: e.id(),
+            result: Ok(s(balance)),
+        });
+        assert_eq!(state(d.answer(c)), believed);
+    }
+}
+
+#[test]
+fn a_leg_payment_waits_for_its_escrow_to_be_read_and_is_credited_then_or_not_at_all() {
+    for (result, credited) in [(Ok(s(BALANCE)), true), (Err(NotBelieved::Wrong), false)] {
+        let mut d = Desk::new();
+        let offer = d.make_offer();
+        let account = obol_cell::AccountId([8; 32]);
+        let terms = EscrowTerms::new(&offer, ME, account, rules().min_deposit);
+        let e = Escrow {
+            terms,
+            signer: d.keys.signer(&terms),
+        };
+        let c = d.circuit(PREV, false);
+        let allocation = Allocation {
+            circuit: c.0 as u32,
+            n: 1,
+            amount: s(PRICE),
+        };
+        let LinkMessage::LegPay(mut pay) = Desk::leg(&e, 1, PRICE, vec![allocation]) else {
+            panic!()
+        };
+        pay.opening = Some(e.terms.opening());
+        d.pay(c, 1, FIRST, Forward::Last, None, 0);
+        d.sent(PREV);
+        d.link(PREV, &LinkMessage::LegPay(pay));
+        assert_eq!((reads(&mut d), d.credit(c)), (1, 0));
+        d.tell(Input::EscrowRead { escrow: e.id(), result });
+        assert_eq!(d.credit(c) > 0, credited);
+        let told = d.sent(PREV);
+        let unknown = told.iter().any(|m| {
+            matches!(
+                m,
+                LinkMessage::LegBalance(Balance {
+                    state: EscrowState::Unknown,
+                    ..
+                })
+            )
+        });
+        assert_eq!(unknown, !credited, "{told:?}");
+    }
+}
+
+#[test]
+fn the_newest_claim_repeated_is_answered_with_the_books_and_another_one_is_not() {
+    let mut d = Desk::new();
+    let e = d.prev_escrow();
+    let c = d.circuit(PREV, false);
+    d.leg_pay(&e, 1, 10, c, 1, PRICE);
+    d.sent(PREV);
+    d.link(PREV, &Desk::leg(&e, 1, 10, Vec::new()));
+    assert!(matches!(
+        d.sent(PREV)[..],
+        [LinkMessage::LegBalance(Balance { newest_k: 1, .. })]
+    ));
+    d.leg_pay(&e, 1, 10, c, 1, PRICE);
+    assert_eq!(d.sent(PREV), []);
+}
+
+// ---- flush ----
+
+#[test]
+fn the_flush_falls_into_the_first_half_of_the_margin() {
+    let mut d = Desk::new();
+    let e = d.client_escrow();
+    let c = d.circuit(CLIENT, false);
+    d.pay(c, 1, FIRST, Forward::Last, Some(Desk::claim(&e, 1, 25, PRICE)), 0);
+    let stops = UnixMillis::from_secs(e.terms.expiry - u64::from(rules().margin));
+    d.wait(stops.since(d.now) - 1);
+    d.ledger();
+    assert_eq!(flushes(&mut d), []);
+    d.wait(u64::from(rules().margin) * 500 + 1);
+    assert_eq!(flushes(&mut d), [(1, FlushReason::Expiry)]);
+    // A draw is still taken, money is not.
+    d.pay(c, 2, FIRST, Forward::Last, Some(Desk::claim(&e, 2, 25, PRICE)), 0);
+    assert_eq!(d.balance(&e).unallocated, s(5));
+    d.pay(c, 3, FIRST, Forward::Last, Some(Desk::claim(&e, 3, 35, PRICE)), 0);
+    assert_eq!(d.balance(&e).cumulative, s(25));
+    // Settled, it is remembered until a day after its end.
+    d.tell(Input::Settled {
+        escrow: e.id(),
+        amount: s(25),
+    });
+    let end = UnixMillis::from_secs(e.terms.expiry + 86_400);
+    d.wait(end.since(d.now) - 1_000);
+    assert_eq!(d.balance(&e).state, EscrowState::Closing);
+    d.wait(1_000);
+    assert_eq!(d.balance(&e).state, EscrowState::Unknown);
+}
+
+#[test]
+fn what_was_never_settled_is_not_forgotten() {
+    let mut d = Desk::new();
+    let e = d.client_escrow();
+    let c = d.circuit(CLIENT, false);
+    d.pay(c, 1, FIRST, Forward::Last, Some(Desk::claim(&e, 1, 25, PRICE)), 0);
+    let end = UnixMillis::from_secs(e.terms.expiry + 5 * 86_400);
+    d.wait(end.since(d.now));
+    assert_eq!(d.balance(&e).cumulative, s(25));
+    let wake = d.node().next_wake().unwrap();
+    assert!(wake > d.now && wake.since(d.now) <= 86_400_000, "looked at once a day");
+}
+
+#[test]
+fn an_escrow_above_the_exposure_limit_is_flushed_at_once() {
+    let mut d = Desk::new();
+    d.config.flush_above = Some(s(20));
+    d.start();
+    let e = d.client_escrow();
+    let c = d.circuit(CLIENT, false);
+    d.pay(c, 1, FIRST, Forward::Last, Some(Desk::claim(&e, 1, 20, PRICE)), 0);
+    assert_eq!(flushes(&mut d), []);
+    d.pay(c, 2, FIRST, Forward::Last, Some(Desk::claim(&e, 2, 21, PRICE)), 0);
+    assert_eq!(flushes(&mut d), [(2, FlushReason::Own)]);
+}
+
+#[test]
+fn a_close_that_was_asked_for_flushes_once_and_says_why() {
+    let mut d = Desk::new();
+    let e = d.client_escrow();
+    let c = d.circuit(CLIENT, false);
+    d.pay(c, 1, FIRST, Forward::Last, Some(Desk::claim(&e, 1, 25, PRICE)), 0);
+    for _ in 0..2 {
+        d.ask(
+            c,
+            &ToNode::CloseEscrow {
+                escrow: e.id(),
+                final_k: 1,
+            },
+            0,
+        );
+    }
+    d.wait(1);
+    assert_eq!(flushes(&mut d), [(1, FlushReason::Requested)]);
+}
+
+#[test]
+fn a_dead_claim_and_a_claim_of_nothing_are_not_flushed() {
+    let mut d = Desk::new();
+    let (e, nothing) = (d.client_escrow(), d.client_escrow());
+    let c = d.circuit(CLIENT, false);
+    d.pay(c, 1, FIRST, Forward::Last, Some(Desk::claim(&nothing, 1, 0, 0)), 0);
+    d.tell(Input::FlushNow { escrow: nothing.id() });
+    assert_eq!(flushes(&mut d), []);
+    d.pay(c, 2, FIRST, Forward::Last, Some(Desk::claim(&e, 1, 25, PRICE)), 0);
+    d.tell(Input::FlushNow { escrow: e.id() });
+    assert_eq!(flushes(&mut d), [(1, FlushReason::Own)]);
+    d.tell(Input::FlushFailed { escrow: e.id(), k: 1 });
+    d.tell(Input::FlushNow { escrow: e.id() });
+    assert_eq!(flushes(&mut d), []);
+}
+
+#[test]
+fn a_flush_that_was_under_way_is_repeated_after_a_restart_and_a_settled_one_is_not() {
+    let mut d = Desk::new();
+    let e = d.client_escrow();
+    let c = d.circuit(CLIENT, false);
+    d.pay(c, 1, FIRST, Forward::Last, Some(Desk::claim(&e, 1, 25, PRICE)), 0);
+    d.tell(Input::FlushNow { escrow: e.id() });
+    d.start();
+    assert_eq!(flushes(&mut d), [(1, FlushReason::Again)]);
+    d.tell(Input::Settled {
+        escrow: e.id(),
+        amount: s(25),
+    });
+    d.start();
+    assert_eq!(flushes(&mut d), []);
+    assert_eq!(d.balance(&e).state, EscrowState::Closing, "and remembered");
+    d.now = UnixMillis::from_secs(e.terms.expiry + 86_400);
+    d.start();
+    assert_eq!(d.balance(&e).state, EscrowState::Unknown);
+}
