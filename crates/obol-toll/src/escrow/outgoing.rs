@@ -221,3 +221,174 @@ impl Outgoing {
         self.known
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use obol_cell::{AccountId, EscrowId, EscrowTerms};
+
+    const T: u64 = 1_800_000_000;
+    const LIFE: u64 = 86_400;
+    const MARGIN: u32 = 7_200;
+
+    fn s(n: i64) -> Stroops {
+        Stroops::new(n).unwrap()
+    }
+
+    fn at(secs: u64) -> UnixMillis {
+        UnixMillis::from_secs(secs)
+    }
+
+    fn accepted() -> OutFact {
+        let terms = EscrowTerms {
+            escrow: EscrowId([1; 32]),
+            network: obol_cell::NetworkId([2; 32]),
+            asset: obol_cell::Asset {
+                code: *b"OBOL\0\0\0\0\0\0\0\0",
+                issuer: [3; 32],
+            },
+            payee: PeerId([4; 32]),
+            payee_account: AccountId([5; 32]),
+            s0: 7 << 32,
+            expiry: T + LIFE,
+            min_deposit: s(10),
+        };
+        OutFact::Accepted {
+            escrow: Escrow {
+                terms,
+                signer: AccountId([6; 32]),
+            },
+            deposit: s(1_000),
+            refund: Signature([7; 64]),
+            margin: MARGIN,
+            payee: PeerId([4; 32]),
+            since: T,
+        }
+    }
+
+    /// Open with 1,000, of which 100 are signed and 70 allocated; the payee knows it.
+    fn open() -> Outgoing {
+        let mut o = Outgoing::accepted(&accepted()).unwrap();
+        let escrow = o.escrow.id();
+        o.apply(&OutFact::Opened {
+            escrow,
+            balance: s(1_000),
+        });
+        o.known = true;
+        o.reserve(s(100));
+        o.signed(o.next_claim());
+        o.unreserve(s(30));
+        o
+    }
+
+    #[test]
+    fn an_open_escrow_pays_until_its_margin_and_gives_draws_until_its_end() {
+        let mut o = open();
+        assert_eq!(
+            (o.k, o.cumulative, o.allocated, o.unallocated()),
+            (1, s(100), s(70), s(30))
+        );
+        let (stop, end) = (T + LIFE - u64::from(MARGIN), T + LIFE);
+        assert_eq!(o.stops_at(), stop);
+        for phase in [Phase::Open, Phase::Closing, Phase::Ended] {
+            o.phase = phase;
+            let whole = if phase == Phase::Open { s(930) } else { s(30) };
+            assert_eq!(o.available(at(stop - 1)), whole);
+            assert_eq!(o.available(at(stop)), s(30));
+            assert_eq!(o.available(at(end - 1)), s(30));
+            assert_eq!(o.available(at(end)), s(0));
+        }
+        o.phase = Phase::Opening;
+        assert_eq!(o.available(at(T)), s(0));
+    }
+
+    #[test]
+    fn nothing_is_paid_by_what_the_payee_does_not_know_or_after_the_last_number() {
+        let mut o = open();
+        o.known = false;
+        assert_eq!(o.available(at(T)), s(0));
+        o.known = true;
+        o.k = LAST_K - 1;
+        assert_eq!(o.available(at(T)), s(930));
+        o.k = LAST_K;
+        assert_eq!(o.available(at(T)), s(0));
+    }
+
+    #[test]
+    fn draws_come_first_and_the_sum_never_falls() {
+        let mut o = open();
+        o.reserve(s(30));
+        assert_eq!((o.next_claim().k, o.next_claim().cumulative), (2, s(100)));
+        o.reserve(s(1));
+        assert_eq!(o.next_claim().cumulative, s(101));
+        o.unreserve(s(101));
+        assert_eq!(o.next_claim().cumulative, s(100));
+    }
+
+    #[test]
+    fn the_payees_books_are_taken_over_if_they_are_of_our_last_claim_and_possible() {
+        let books = |newest_k, cumulative, unallocated, state| Balance {
+            escrow: EscrowId([1; 32]),
+            newest_k,
+            cumulative: s(cumulative),
+            unallocated: s(unallocated),
+            state,
+        };
+        let open_state = EscrowState::Open;
+        for (told, allocated) in [
+            (books(1, 100, 55, open_state), 45),
+            (books(1, 100, 100, open_state), 0),
+            (books(1, 100, 0, EscrowState::Closing), 100),
+            // Of an older claim, of another sum, of more than there is.
+            (books(0, 100, 55, open_state), 70),
+            (books(2, 100, 55, open_state), 70),
+            (books(1, 99, 55, open_state), 70),
+            (books(1, 100, 101, open_state), 70),
+        ] {
+            let mut o = open();
+            o.known = false;
+            assert!(o.reported(&told));
+            assert!(o.known);
+            assert_eq!(o.allocated, s(allocated), "{told:?}");
+        }
+        let mut o = open();
+        assert!(!o.reported(&books(1, 100, 55, EscrowState::Unknown)));
+        assert!(!o.known);
+    }
+
+    #[test]
+    fn its_successor_is_opened_in_the_second_half_of_its_life_an_hour_before_the_margin() {
+        let o = open();
+        assert_eq!(
+            o.successor_between(),
+            (T + LIFE / 2, T + LIFE - u64::from(MARGIN) - 3_600)
+        );
+    }
+
+    #[test]
+    fn its_facts_give_the_same_state_again() {
+        for phase in [Phase::Opening, Phase::Open, Phase::Closing, Phase::Ended] {
+            let mut o = open();
+            if phase == Phase::Opening {
+                o = Outgoing::accepted(&accepted()).unwrap();
+            }
+            o.phase = phase;
+            let facts = o.facts();
+            let mut again = Outgoing::accepted(&facts[0]).unwrap();
+            facts[1..].iter().for_each(|f| again.apply(f));
+            assert_eq!(
+                (again.phase, again.balance, again.k, again.cumulative),
+                (o.phase, o.balance, o.k, o.cumulative)
+            );
+            // What the payee has unallocated is asked for again.
+            assert_eq!(again.allocated, o.cumulative);
+        }
+        // One that was never paid by has no claim.
+        let mut unused = Outgoing::accepted(&accepted()).unwrap();
+        unused.apply(&OutFact::Opened {
+            escrow: EscrowId([1; 32]),
+            balance: s(9),
+        });
+        assert_eq!(unused.facts().len(), 2);
+    }
+}

@@ -162,6 +162,8 @@ pub(crate) struct Sizes {
     pub(crate) escrows: usize,
     /// By the others.
     pub(crate) timers: usize,
+    /// By how many addresses, and neighbours, used up credit lately.
+    pub(crate) buckets: usize,
 }
 
 impl<K: PayeeKeys + PayerKeys> Node<K> {
@@ -229,6 +231,15 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
             questions: self.offers.len() + self.reads.len() + self.batches.len(),
             escrows: self.incoming.len() + self.outgoing.len() + self.offered.len() + self.wanted.len(),
             timers: self.timers.len(),
+            buckets: self.addresses.len().max(self.neighbours.len()),
+        }
+    }
+
+    /// As if so much of an escrow of ours had been assigned to payments.
+    #[cfg(test)]
+    pub(crate) fn set_allocated(&mut self, escrow: EscrowId, allocated: Stroops) {
+        if let Some(o) = self.outgoing.get_mut(&escrow) {
+            o.allocated = allocated;
         }
     }
 

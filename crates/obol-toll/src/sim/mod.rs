@@ -13,6 +13,7 @@ mod desk;
 mod drive;
 mod keys;
 mod ledger;
+mod lending;
 mod lies;
 mod run;
 mod world;

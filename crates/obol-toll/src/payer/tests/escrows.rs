@@ -97,3 +97,219 @@ fn an_expired_escrow_is_taken_back_once() {
     let refunds = desk.out.iter().filter(|o| matches!(o, Output::Refund { .. })).count();
     assert_eq!(refunds, 1);
 }
+
+/// When an escrow is wanted, waking up until then.
+fn wants_by(desk: &mut Desk, until: UnixMillis) -> Option<UnixMillis> {
+    while !desk.out.iter().any(|o| matches!(o, Output::WantEscrow { .. })) {
+        let at = desk.payer.next_wake().filter(|at| *at <= until)?;
+        desk.now = at;
+        desk.say(Input::Tick);
+    }
+    Some(desk.now)
+}
+
+#[test]
+fn an_offer_that_is_declined_is_made_again_after_a_minute_or_an_hour() {
+    for (code, wait) in [(DeclineCode::NotNow, 60_000), (DeclineCode::OutsideRules, 3_600_000)] {
+        let mut desk = Desk::new(config(), &[100]);
+        desk.open();
+        desk.quote();
+        desk.out.clear();
+        let offer = desk.offer();
+        desk.say(Input::Offer {
+            guard: PeerId([1; 32]),
+            offer,
+        });
+        desk.asked();
+        desk.answer(ToOrigin::Declined(obol_cell::Declined { code }));
+        assert_eq!(desk.unpaid(), [(1, Unpaid::Declined)]);
+        assert!(!desk.out.iter().any(|o| matches!(o, Output::GiveUp { .. })));
+        let again = wants_by(&mut desk, START.plus(2 * wait));
+        assert_eq!(again, Some(START.plus(wait)));
+    }
+}
+
+#[test]
+fn the_next_escrow_is_wanted_in_the_second_half_of_this_ones_life_before_its_margin() {
+    let mut seen = Vec::new();
+    for seed in 0..8 {
+        let mut desk = Desk::new(config(), &[100]);
+        desk.payer = Payer::new(config(), Keys, [seed; 32]);
+        desk.open();
+        desk.quote();
+        desk.fund();
+        desk.out.clear();
+        desk.complete(1, 0);
+        desk.out.clear();
+        // Nothing happens on the tunnel but time.
+        let (half, last) = (START.plus(43_200_000), START.plus((86_400 - 7_200 - 3_600) * 1_000));
+        desk.now = UnixMillis(half.0 - 1_000);
+        desk.say(Input::Tick);
+        assert!(
+            !desk.out.iter().any(|o| matches!(o, Output::WantEscrow { .. })),
+            "not before half its life"
+        );
+        while !desk.out.iter().any(|o| matches!(o, Output::WantEscrow { .. })) {
+            desk.now = desk.now.plus(60_000);
+            // The tunnel would be given up for its silence.
+            if desk.payer.tunnel_count() == 0 {
+                desk.out.clear();
+                desk.open();
+                desk.quote();
+            }
+            desk.say(Input::Tick);
+            assert!(desk.now <= last.plus(60_000), "not in time");
+        }
+        seen.push(desk.now);
+    }
+    seen.sort();
+    seen.dedup();
+    assert!(seen.len() > 4, "at random times: {seen:?}");
+}
+
+#[test]
+fn who_never_pays_wants_no_escrow() {
+    let (mut desk, pays) = Desk::paying(&[100]);
+    desk.complete(pays[0].n, 0);
+    desk.say(Input::SetPolicy(PayPolicy::Never));
+    desk.out.clear();
+    desk.say(Input::Close { escrow: E });
+    desk.carry(10 << 20);
+    assert!(
+        !desk.out.iter().any(|o| matches!(o, Output::WantEscrow { .. })),
+        "{:?}",
+        desk.out
+    );
+}
+
+#[test]
+fn a_guard_that_does_not_know_the_escrow_yet_is_asked_again_after_ever_longer_times() {
+    let mut desk = Desk::new(config(), &[100]);
+    desk.open();
+    desk.quote();
+    desk.accept([1; 64]);
+    desk.out.clear();
+    desk.say(Input::EscrowOpened {
+        escrow: E,
+        balance: s(1_000_000_000),
+    });
+    let mut asked = Vec::new();
+    for _ in 0..6 {
+        let (_, question) = desk.asked();
+        assert!(
+            matches!(question, ToNode::BalanceQuery { opening: Some(_), .. }),
+            "{question:?}"
+        );
+        asked.push(desk.now);
+        desk.answer(ToOrigin::Balance(Balance {
+            escrow: E,
+            newest_k: 0,
+            cumulative: Stroops::ZERO,
+            unallocated: Stroops::ZERO,
+            state: EscrowState::Unknown,
+        }));
+        assert_eq!(desk.out, []);
+        desk.now = desk.payer.next_wake().unwrap();
+        desk.say(Input::Tick);
+    }
+    let waits: Vec<u64> = asked.windows(2).map(|w| w[1].since(w[0])).collect();
+    assert_eq!(waits, [500, 1_000, 2_000, 4_000, 8_000]);
+}
+
+#[test]
+fn an_escrow_in_its_margin_pays_nothing() {
+    for (before_stop, pays) in [(1, true), (0, false)] {
+        let (mut desk, first) = Desk::paying(&[100]);
+        desk.complete(first[0].n, 0);
+        desk.say(Input::TunnelClosed {
+            tunnel: T,
+            why: CloseReason::Unused,
+        });
+        let stop = START.secs() + 86_400 - 7_200;
+        desk.now = UnixMillis::from_secs(stop - before_stop);
+        desk.out.clear();
+        desk.open();
+        desk.quote();
+        desk.out.retain(|o| !matches!(o, Output::WantEscrow { .. }));
+        assert_eq!(!desk.out.is_empty(), pays, "{:?}", desk.out);
+    }
+}
+
+#[test]
+fn a_tunnel_moves_to_a_newer_escrow_after_a_while_and_not_at_once() {
+    let slowly = PayerConfig {
+        rollover_jitter_ms: 20_000,
+        ..config()
+    };
+    let mut used = Vec::new();
+    for seed in 0..6 {
+        let mut desk = Desk::new(slowly, &[100]);
+        desk.payer = Payer::new(slowly, Keys, [seed; 32]);
+        desk.open();
+        desk.quote();
+        desk.fund();
+        let mut n = desk.payment(1)[0].n;
+        let newer = EscrowId([6; 32]);
+        let mut offer = desk.offer();
+        offer.escrow = newer;
+        let guard = PeerId([1; 32]);
+        desk.complete(n, 0);
+        desk.keep_payments();
+        while !desk.out.is_empty() {
+            n = desk.payment(1)[0].n;
+            desk.complete(n, 0);
+            desk.keep_payments();
+        }
+        let facts = [
+            OutFact::Accepted {
+                escrow: Escrow {
+                    terms: obol_cell::EscrowTerms::new(&offer, guard, AccountId([6; 32]), s(1_000)),
+                    signer: AccountId([4; 32]),
+                },
+                deposit: offer.deposit,
+                refund: Signature([1; 64]),
+                margin: 7_200,
+                payee: guard,
+                since: START.secs(),
+            },
+            OutFact::Opened {
+                escrow: newer,
+                balance: offer.deposit,
+            },
+        ];
+        for fact in &facts {
+            desk.payer
+                .guards
+                .get_mut(&guard)
+                .unwrap()
+                .apply(fact, &mut desk.payer.jitter);
+        }
+        desk.payer
+            .guards
+            .get_mut(&guard)
+            .unwrap()
+            .get_mut(newer)
+            .unwrap()
+            .books
+            .known = true;
+        let mut moved = None;
+        for i in 0..40 {
+            desk.now = desk.now.plus(1_000);
+            desk.carry(UNIT);
+            desk.keep_payments();
+            while !desk.out.is_empty() {
+                let pay = desk.payment(1).remove(0);
+                if pay.claim.unwrap().escrow == newer {
+                    moved.get_or_insert(i);
+                } else {
+                    assert_eq!(moved, None, "and not back");
+                }
+                desk.complete(pay.n, 0);
+                desk.keep_payments();
+            }
+        }
+        used.push(moved.expect("it moves in the end"));
+    }
+    used.sort();
+    assert!(used[0] < used[5] && used[5] > 2, "at random times: {used:?}");
+}

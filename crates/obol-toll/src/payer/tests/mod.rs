@@ -5,13 +5,14 @@ mod meters;
 mod payments;
 mod quotes;
 mod refusals;
+mod units;
 
 use super::*;
 use crate::defects;
 use crate::escrow::Escrow;
 use obol_cell::{
-    AccountId, Asset, Balance, EscrowAcceptance, EscrowOffer, EscrowRules, EscrowState, Forward, ForwardPpm, NetworkId,
-    Pay, PricePer64KiB, Quote, RefuseCode, Signature, Step, UNIT,
+    AccountId, Asset, Balance, DeclineCode, EscrowAcceptance, EscrowOffer, EscrowRules, EscrowState, Forward,
+    ForwardPpm, NetworkId, Pay, PricePer64KiB, Quote, RefuseCode, Signature, Step, UNIT,
 };
 
 const NETWORK: NetworkId = NetworkId([7; 32]);
