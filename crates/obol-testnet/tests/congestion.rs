@@ -1,5 +1,7 @@
 //! Stock clients on a network of ours whose consensus has congestion control: megabytes both ways.
 
+#![allow(clippy::unwrap_used, reason = "a test fails where it unwraps")]
+
 mod network;
 
 use std::net::SocketAddr;
