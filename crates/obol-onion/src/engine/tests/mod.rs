@@ -128,10 +128,6 @@ impl Net {
         self.client_at(node, "192.0.2.1")
     }
 
-    pub(super) fn client_link(&self, client: usize) -> LinkId {
-        self.clients[client].link
-    }
-
     /// Answers what a relay asks of those around it, and keeps the rest.
     fn answer_events(&mut self, node: usize) -> bool {
         let mut any = false;
