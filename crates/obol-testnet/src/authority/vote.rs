@@ -361,9 +361,11 @@ impl Ballot<'_> {
         doc.item("voting-delay").arg(&20).arg(&20);
         doc.item("known-flags")
             .args_raw_string(&"Exit Fast Guard HSDir Running Stable V2Dir Valid");
+        // As C Tor 0.4.9's: without congestion control a client is not up to date, and a relay not welcome.
         let client = "Cons=2 Desc=2 FlowCtrl=1 Link=4 Microdesc=2 Relay=2";
-        let relay = "Cons=2 Desc=2 DirCache=2 FlowCtrl=1 Link=4-5 LinkAuth=3 Microdesc=2 Relay=2-4";
-        doc.item("recommended-client-protocols").args_raw_string(&client);
+        let recent = "Cons=2 Desc=2 FlowCtrl=1-2 Link=4 Microdesc=2 Relay=2";
+        let relay = "Cons=2 Desc=2 DirCache=2 FlowCtrl=1-2 Link=4-5 LinkAuth=3 Microdesc=2 Relay=2-4";
+        doc.item("recommended-client-protocols").args_raw_string(&recent);
         doc.item("recommended-relay-protocols").args_raw_string(&relay);
         doc.item("required-client-protocols").args_raw_string(&client);
         doc.item("required-relay-protocols").args_raw_string(&relay);
