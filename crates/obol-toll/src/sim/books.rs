@@ -418,7 +418,9 @@ fn the_flush_falls_into_the_first_half_of_the_margin() {
     d.wait(stops.since(d.now) - 1);
     d.ledger();
     assert_eq!(flushes(&mut d), []);
-    d.wait(u64::from(rules().margin) * 500 + 1);
+    d.wait(2);
+    assert_eq!(flushes(&mut d), [], "at a random time of it");
+    d.wait(u64::from(rules().margin) * 500 - 1);
     assert_eq!(flushes(&mut d), [(1, FlushReason::Expiry)]);
     // A draw is still taken, money is not.
     d.pay(c, 2, FIRST, Forward::Last, Some(Desk::claim(&e, 2, 25, PRICE)), 0);
@@ -448,6 +450,14 @@ fn what_was_never_settled_is_not_forgotten() {
     assert_eq!(d.balance(&e).cumulative, s(25));
     let wake = d.node().next_wake().unwrap();
     assert!(wake > d.now && wake.since(d.now) <= 86_400_000, "looked at once a day");
+    let looks = (0..100).filter(|_| {
+        let before = d.node().next_wake();
+        d.wait(3_600_000);
+        d.node().next_wake() != before
+    });
+    assert!(looks.count() <= 5);
+    d.start();
+    assert_eq!(d.balance(&e).cumulative, s(25), "nor by a restart");
 }
 
 #[test]
@@ -637,4 +647,52 @@ fn addresses_and_neighbours_are_forgotten_when_their_credit_is_back() {
         one_more(&mut d, 8_192);
         assert_eq!(d.node().sizes().buckets, 2, "the two that were not full again");
     }
+}
+
+#[test]
+fn an_offer_at_the_limits_of_the_rules_is_within_them() {
+    let mut d = Desk::new();
+    let mut offer = d.make_offer();
+    offer.expiry = d.now.secs() + u64::from(rules().max_life);
+    offer.deposit = rules().min_deposit;
+    assert!(matches!(d.offer(&offer, false), ToOrigin::EscrowAccepted(_)));
+}
+
+#[test]
+fn a_flush_that_draws_came_after_is_its_drivers_to_repeat() {
+    let mut d = Desk::new();
+    let e = d.client_escrow();
+    let c = d.circuit(CLIENT, false);
+    d.pay(c, 1, FIRST, Forward::Last, Some(Desk::claim(&e, 1, 25, PRICE)), 0);
+    d.tell(Input::FlushNow { escrow: e.id() });
+    d.pay(c, 2, FIRST, Forward::Last, Some(Desk::claim(&e, 2, 25, PRICE)), 0);
+    d.start();
+    assert_eq!(flushes(&mut d), [], "claim 2 was never recorded as flushed");
+}
+
+#[test]
+fn a_refusal_is_reported_by_its_author_alone() {
+    let reported = |d: &Desk| {
+        d.out
+            .iter()
+            .any(|o| matches!(o, Output::Report(Report::Refused { .. })))
+    };
+    let mut d = Desk::new();
+    d.prev_escrow();
+    let c = d.circuit(PREV, false);
+    d.out.clear();
+    d.pay(c, 1, FIRST, Forward::Last, None, 0);
+    d.link(
+        PREV,
+        &LinkMessage::LegRefused {
+            circuit: c.0 as u32,
+            n: 1,
+            distance: 1,
+            code: obol_cell::RefuseCode::NoFunds,
+        },
+    );
+    assert!(!reported(&d));
+    d.pay(c, 2, FIRST, Forward::Last, None, 0);
+    d.wait(5_000);
+    assert!(reported(&d));
 }

@@ -91,7 +91,10 @@ fn pass(d: &mut Desk, e: &Escrow, k: u32) -> Option<(EscrowId, u32, i64)> {
     d.pay(c, 1, Step::FIRST, Forward::Pass(s(20)), claim, 0);
     let pays = d.passed_on();
     assert!(pays.len() < 2);
-    pays.first().map(|p| (p.escrow, p.k, p.cumulative.get()))
+    pays.first().map(|p| {
+        assert_eq!(p.opening, None, "it knows the terms");
+        (p.escrow, p.k, p.cumulative.get())
+    })
 }
 
 // ---- wanted ----
@@ -481,4 +484,60 @@ fn an_opening_that_was_under_way_is_asked_for_again_after_a_restart() {
     // And it is given up by nobody but the driver.
     d.tell(Input::OpeningFailed { escrow: escrow.id() });
     assert!(!out_facts(&d).contains(&OutFact::Abandoned { escrow: escrow.id() }));
+}
+
+#[test]
+fn a_clock_that_wakes_late_wants_what_was_due_meanwhile() {
+    let mut d = Desk::new();
+    d.config.opening_jitter_ms = 10_000;
+    d.start();
+    wanted(&mut d);
+    d.now = d.now.plus(60_000);
+    d.tell(Input::Tick);
+    assert_eq!(wanted(&mut d).len(), 1);
+}
+
+#[test]
+fn an_opening_that_failed_takes_no_other_escrow_with_it() {
+    let mut d = Desk::new();
+    let e = d.client_escrow();
+    let own = d.own_escrow();
+    let offered = offer(&mut d);
+    let (_, accepted) = acceptance(&d, &offered, rules().min_deposit);
+    d.link(NEXT, &LinkMessage::LegAccepted(accepted));
+    d.tell(Input::OpeningFailed { escrow: offered.escrow });
+    assert_eq!(pass(&mut d, &e, 1), Some((own, 1, 20)));
+    d.start();
+    d.tell_known(own, EscrowState::Open, 1, 20, 0);
+    d.sent(NEXT);
+    assert_eq!(pass(&mut d, &e, 2), Some((own, 2, 40)));
+}
+
+#[test]
+fn books_that_cross_a_payment_do_not_undo_it() {
+    let mut d = Desk::new();
+    let e = d.client_escrow();
+    let own = d.own_escrow();
+    assert_eq!(pass(&mut d, &e, 1), Some((own, 1, 20)));
+    let c = d.circuit(CLIENT, true);
+    let pay = obol_cell::ToNode::Pay(obol_cell::Pay {
+        n: 1,
+        step: Step::FIRST,
+        forward: Forward::Pass(s(20)),
+        claim: Some(Desk::claim(&e, 2, 60, 30)),
+    });
+    let (now, node) = (d.now, d.node.as_mut().expect("it runs"));
+    let (body, metered) = (pay.encode(), 0);
+    node.handle(
+        now,
+        Input::Message {
+            circuit: c,
+            body,
+            metered,
+        },
+    );
+    // It waits for its signature; the payee's books are of the claim before.
+    d.tell_known(own, EscrowState::Open, 1, 20, 0);
+    let pays = d.passed_on();
+    assert_eq!((pays[0].k, pays[0].cumulative), (2, s(40)));
 }

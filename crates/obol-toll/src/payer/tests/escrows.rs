@@ -313,3 +313,32 @@ fn a_tunnel_moves_to_a_newer_escrow_after_a_while_and_not_at_once() {
     used.sort();
     assert!(used[0] < used[5] && used[5] > 2, "at random times: {used:?}");
 }
+
+#[test]
+fn a_guard_whose_books_say_closing_is_not_paid_by_that_escrow_and_it_is_noted_once() {
+    let (mut desk, pays) = Desk::paying(&[100]);
+    desk.complete(pays[0].n, 0);
+    desk.say(Input::TunnelClosed {
+        tunnel: T,
+        why: CloseReason::Unused,
+    });
+    desk.out.clear();
+    desk.open();
+    desk.quote();
+    desk.asked();
+    let (k, signed) = desk.payer.signed(E).unwrap();
+    desk.answer(ToOrigin::Balance(Balance {
+        escrow: E,
+        newest_k: k,
+        cumulative: signed,
+        unallocated: Stroops::ZERO,
+        state: EscrowState::Closing,
+    }));
+    let closing = desk
+        .facts
+        .iter()
+        .filter(|f| matches!(f, PayerFact::Out(OutFact::Closing { .. })));
+    assert_eq!(closing.count(), 1);
+    desk.carry(1 << 20);
+    assert_eq!(desk.payer.signed(E).unwrap().0, k);
+}
