@@ -159,3 +159,48 @@ fn pid(json: &str) -> Option<u32> {
     let value: serde_json::Value = serde_json::from_str(json).ok()?;
     value.get("pid")?.as_u64().and_then(|pid| u32::try_from(pid).ok())
 }
+
+#[test]
+fn a_relay_that_cannot_start_says_why_once_and_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let refused_with = |name: &str, listen: &str, data: &str| {
+        let path = directory.path().join(name);
+        let text = format!(
+            "nickname = \"runner\"\ndata_directory = \"{data}\"\n[or]\nlisten = \"{listen}\"\n\
+             [[directory.authorities]]\nname = \"nobody\"\naddress = \"127.0.0.1:1\"\n\
+             v3_identity = \"0000000000000000000000000000000000000000\"\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        refused(&["relay", "--config", path.to_str().unwrap()])
+    };
+    let said = refused_with("taken.toml", &address, "data");
+    assert!(
+        said.contains(&address) && said.contains("choose another in or.listen"),
+        "{said}"
+    );
+    assert_eq!(said.matches("in use").count(), 1, "{said}");
+
+    std::fs::write(directory.path().join("file"), "").unwrap();
+    let said = refused_with("file.toml", "127.0.0.1:0", "file");
+    assert!(
+        said.contains("data_directory") && said.matches("exists").count() == 1,
+        "{said}"
+    );
+
+    let key = directory.path().join("data/keys/identity-ed25519.toml");
+    std::fs::write(&key, "garbage").unwrap();
+    let said = refused_with("garbage.toml", "127.0.0.1:0", "data");
+    assert!(
+        said.contains("identity-ed25519.toml") && said.contains("backup"),
+        "{said}"
+    );
+    assert!(!said.contains("garbage"), "it may be half a secret: {said}");
+
+    let said = refused(&["relay", "--config", "no/such.toml"]);
+    assert!(
+        said.contains("no/such.toml") && said.matches("No such file").count() == 1,
+        "{said}"
+    );
+}
