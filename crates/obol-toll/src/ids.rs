@@ -37,3 +37,17 @@ impl std::fmt::Debug for AddressKey {
         f.write_str("AddressKey(..)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv4_address_is_its_own_key_and_an_ipv6_address_its_network_of_64_bits() {
+        let key = |text: &str| AddressKey::of(text.parse().expect("an address"));
+        assert_ne!(key("10.0.0.1"), key("10.0.0.2"));
+        assert_eq!(key("10.0.0.1"), key("::ffff:10.0.0.1"));
+        assert_eq!(key("2001:db8:0:1::1"), key("2001:db8:0:1:ffff::2"));
+        assert_ne!(key("2001:db8:0:1::1"), key("2001:db8:0:2::1"));
+    }
+}

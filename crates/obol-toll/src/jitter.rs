@@ -44,3 +44,35 @@ impl Jitter {
         self.up_to(n.saturating_sub(1)) == 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_within_their_bounds_and_spread_over_them() {
+        let mut jitter = Jitter::new([7; 32]);
+        let mut seen = [0u32; 10];
+        for _ in 0..10_000 {
+            seen[jitter.up_to(9) as usize] += 1;
+        }
+        assert!(seen.iter().all(|n| (800..1_200).contains(n)), "{seen:?}");
+        assert_eq!(jitter.up_to(0), 0);
+        assert!((0..100).any(|_| jitter.up_to(u64::MAX) > u64::MAX / 2));
+        let hits = (0..16_000).filter(|_| jitter.one_in(16)).count();
+        assert!((800..1_200).contains(&hits), "{hits}");
+        assert!(jitter.one_in(1) && jitter.one_in(0));
+    }
+
+    #[test]
+    fn two_seeds_give_two_sequences_and_no_seed_gives_none() {
+        let first = |seed| {
+            let mut jitter = Jitter::new(seed);
+            [(); 8].map(|()| jitter.up_to(u64::MAX - 1))
+        };
+        assert_eq!(first([1; 32]), first([1; 32]));
+        assert_ne!(first([1; 32]), first([2; 32]));
+        let zero = first([0; 32]);
+        assert!(zero.iter().any(|n| *n != zero[0]));
+    }
+}

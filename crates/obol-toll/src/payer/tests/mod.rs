@@ -5,6 +5,7 @@ mod meters;
 mod payments;
 mod quotes;
 mod refusals;
+mod trials;
 mod units;
 
 use super::*;

@@ -258,3 +258,258 @@ fn a_conversation_that_broke_is_a_tunnel_given_up() {
     ));
     assert_eq!(desk.payer.tunnel_count(), 0);
 }
+
+/// A desk with this question open, and the question.
+fn asked_about(what: &str) -> (Desk, ToNode) {
+    let mut desk = Desk::new(config(), &[100]);
+    desk.open();
+    desk.quote();
+    if what == "offer" {
+        desk.out.clear();
+        let offer = desk.offer();
+        desk.say(Input::Offer {
+            guard: PeerId([1; 32]),
+            offer,
+        });
+        return asked_now(desk);
+    }
+    if what == "balance" {
+        desk.accept([1; 64]);
+        desk.out.clear();
+        desk.say(Input::EscrowOpened {
+            escrow: E,
+            balance: s(1_000_000_000),
+        });
+        return asked_now(desk);
+    }
+    desk.fund();
+    if what == "pay" {
+        let pay = desk.payment(1).remove(0);
+        return (desk, ToNode::Pay(pay));
+    }
+    while !matches!(&desk.out[..], [Output::Ask { body, .. }] if matches!(ToNode::decode(body), Ok(ToNode::Listen { .. })))
+    {
+        let n = desk.payment(1)[0].n;
+        desk.complete(n, 0);
+    }
+    if what == "listen" {
+        return asked_now(desk);
+    }
+    let (_, listen) = desk.asked();
+    let ToNode::Listen { id, .. } = listen else { panic!() };
+    desk.say(Input::Close { escrow: E });
+    desk.out.clear();
+    desk.answer(ToOrigin::Nothing { id });
+    desk.out.retain(|o| matches!(o, Output::Ask { .. }));
+    asked_now(desk)
+}
+
+fn asked_now(mut desk: Desk) -> (Desk, ToNode) {
+    let (_, question) = desk.asked();
+    (desk, question)
+}
+
+#[test]
+fn an_answer_is_taken_only_if_it_names_what_was_asked_about() {
+    let balance = |escrow| {
+        ToOrigin::Balance(Balance {
+            escrow,
+            newest_k: 0,
+            cumulative: Stroops::ZERO,
+            unallocated: Stroops::ZERO,
+            state: EscrowState::Open,
+        })
+    };
+    let accepted = |escrow| {
+        ToOrigin::EscrowAccepted(EscrowAcceptance {
+            escrow,
+            signer: AccountId([4; 32]),
+            payee_account: AccountId([6; 32]),
+            min_deposit: s(1_000),
+            refund: Signature([1; 64]),
+        })
+    };
+    let (metered, paid, credit) = (0, 0, 0);
+    let request = |id| ToOrigin::PaymentRequest {
+        id,
+        metered,
+        paid,
+        credit,
+    };
+    let refused = |n| ToOrigin::Refused {
+        n,
+        distance: 0,
+        code: RefuseCode::Failed,
+    };
+    let complete = |n| ToOrigin::Complete {
+        n,
+        metered,
+        paid,
+        credit,
+    };
+    let closing = |escrow| ToOrigin::Closing { escrow, newest_k: 2 };
+    let other = EscrowId([9; 32]);
+    let declined = ToOrigin::Declined(obol_cell::Declined {
+        code: DeclineCode::Unknown,
+    });
+    for (what, answer, fits) in [
+        ("offer", accepted(E), true),
+        ("offer", accepted(other), false),
+        ("balance", balance(E), true),
+        ("balance", balance(other), false),
+        ("listen", request(1), true),
+        ("listen", request(2), false),
+        ("listen", ToOrigin::Nothing { id: 1 }, true),
+        ("listen", ToOrigin::Nothing { id: 2 }, false),
+        ("pay", complete(1), true),
+        ("pay", complete(2), false),
+        ("pay", refused(1), true),
+        ("pay", refused(2), false),
+        ("close", closing(E), true),
+        ("close", closing(other), false),
+        ("close", declined, true),
+    ] {
+        let (mut desk, question) = asked_about(what);
+        desk.out.clear();
+        desk.answer(answer);
+        let given_up = desk.out.iter().any(|o| matches!(o, Output::GiveUp { .. }));
+        assert_eq!(!given_up, fits, "{answer:?} to {question:?}");
+    }
+}
+
+#[test]
+fn what_has_not_left_for_a_tunnel_that_is_gone_never_does_and_the_others_goes() {
+    let mut desk = Desk::new(config(), &[100]);
+    let hops = |tunnel| Input::TunnelOpened {
+        tunnel,
+        hops: vec![Hop {
+            peer: PeerId([1; 32]),
+            paid: true,
+        }],
+    };
+    for tunnel in [T, TunnelId(2)] {
+        desk.payer.handle(desk.now, hops(tunnel));
+    }
+    desk.payer.handle(
+        desk.now,
+        Input::TunnelClosed {
+            tunnel: T,
+            why: CloseReason::Unused,
+        },
+    );
+    desk.collect();
+    assert!(
+        matches!(
+            desk.out[..],
+            [Output::Ask {
+                tunnel: TunnelId(2),
+                ..
+            }]
+        ),
+        "{:?}",
+        desk.out
+    );
+}
+
+#[test]
+fn an_offer_whose_tunnel_went_away_is_made_on_the_next() {
+    let (mut desk, _) = asked_about("offer");
+    let offer = desk.offer();
+    desk.say(Input::TunnelClosed {
+        tunnel: T,
+        why: CloseReason::Unused,
+    });
+    desk.out.clear();
+    desk.open();
+    desk.quote();
+    assert_eq!(desk.asked(), (1, ToNode::OfferEscrow(offer)));
+    // A tunnel that had nothing to do with it changes nothing.
+    desk.say(Input::TunnelOpened {
+        tunnel: TunnelId(5),
+        hops: vec![Hop {
+            peer: PeerId([1; 32]),
+            paid: true,
+        }],
+    });
+    desk.say(Input::TunnelClosed {
+        tunnel: TunnelId(5),
+        why: CloseReason::Unused,
+    });
+    desk.out.clear();
+    desk.say(Input::Tick);
+    assert_eq!(desk.out, [], "it is asked already");
+}
+
+#[test]
+fn hops_that_take_money_and_break_their_tunnels_are_left_and_nobody_else() {
+    let (mut desk, mut pays) = Desk::paying(&[100, 50]);
+    let elsewhere = TunnelId(77);
+    desk.say(Input::TunnelOpened {
+        tunnel: elsewhere,
+        hops: vec![Hop {
+            peer: PeerId([7; 32]),
+            paid: false,
+        }],
+    });
+    for round in 1..=3 {
+        desk.out.clear();
+        let retired = |desk: &Desk, tunnel| desk.out.contains(&Output::Retire { tunnel });
+        let watched = TunnelId(100 + round);
+        desk.say(Input::TunnelOpened {
+            tunnel: watched,
+            hops: vec![Hop {
+                peer: PeerId([2; 32]),
+                paid: false,
+            }],
+        });
+        // Paid, never carried.
+        assert_eq!(pays[0].n, 1);
+        desk.say(Input::TunnelClosed {
+            tunnel: T,
+            why: CloseReason::Broke,
+        });
+        assert_eq!(retired(&desk, watched), round == 3);
+        assert!(!retired(&desk, elsewhere));
+        let guard = PeerId([1; 32]);
+        assert_eq!(desk.reports.contains(&Report::GuardNotPaid { guard }), round == 3);
+        if round < 3 {
+            desk.out.clear();
+            desk.open();
+            desk.quote();
+            desk.asked();
+            let (k, signed) = desk.payer.signed(E).unwrap();
+            desk.balance(k, signed.get(), 0);
+            pays = desk.payment(1);
+        }
+    }
+    let other = PeerId([2; 32]);
+    assert!(!desk.reports.contains(&Report::GuardNotPaid { guard: other }));
+}
+
+#[test]
+fn a_listen_may_take_its_30_seconds() {
+    let (mut desk, _) = asked_about("listen");
+    desk.now = desk.now.plus(39_999);
+    desk.say(Input::Tick);
+    assert_eq!(desk.out, []);
+    desk.now = desk.now.plus(1);
+    desk.say(Input::Tick);
+    assert!(matches!(
+        desk.out[..],
+        [Output::GiveUp {
+            why: GiveUp::Silent,
+            ..
+        }]
+    ));
+}
+
+#[test]
+fn who_stops_paying_is_not_listening_either() {
+    let (mut desk, question) = asked_about("listen");
+    let ToNode::Listen { id, .. } = question else { panic!() };
+    desk.say(Input::SetPolicy(PayPolicy::Never));
+    desk.carry(20 * 514);
+    desk.answer(ToOrigin::Nothing { id });
+    desk.carry(20 * 514);
+    assert_eq!(desk.out, []);
+}
