@@ -293,3 +293,34 @@ fn a_payment_request_tells_the_meter_and_is_not_believed_beyond_reason() {
         }
     }
 }
+
+#[test]
+fn beyond_its_link_a_tunnel_is_paid_by_our_own_count_and_by_nothing_else() {
+    let mut link = Link::new();
+    for tunnel in [TunnelId(2), TunnelId(3)] {
+        link.open(tunnel);
+        link.serve(ALLOWANCE);
+    }
+    for tunnel in [TunnelId(2), TunnelId(3)] {
+        link.desk.say(Input::TunnelClosed {
+            tunnel,
+            why: CloseReason::Unused,
+        });
+    }
+    let honest = TunnelId(4);
+    link.open(honest);
+    link.serve(ALLOWANCE);
+    assert_eq!(link.bought[&honest], [UNIT], "whatever its hop claims");
+    let mut carried = 0;
+    while carried < 4 << 20 {
+        link.carry(honest, 50);
+        carried += 50 * meter::CELL;
+        link.serve(carried);
+    }
+    let bought: u64 = link.bought[&honest].iter().sum();
+    assert!(
+        bought >= carried && bought <= carried + (2 << 20),
+        "{bought} of {carried}"
+    );
+    assert!(!link.left(honest));
+}

@@ -513,3 +513,17 @@ fn who_stops_paying_is_not_listening_either() {
     desk.carry(20 * 514);
     assert_eq!(desk.out, []);
 }
+
+#[test]
+fn what_we_send_keeps_no_silent_hop_alive() {
+    let (mut desk, _) = Desk::paying(&[100]);
+    desk.now = desk.now.plus(9_000);
+    desk.say(Input::Traffic {
+        tunnel: T,
+        up: 500,
+        down: 0,
+    });
+    desk.now = desk.now.plus(1_000);
+    desk.say(Input::Tick);
+    assert!(desk.out.iter().any(|o| matches!(o, Output::GiveUp { .. })));
+}
