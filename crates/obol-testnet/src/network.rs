@@ -41,6 +41,8 @@ pub struct NetworkOptions {
     pub payments: bool,
     /// The largest step they sell: 64 KiB times a power of two.
     pub largest_step: u64,
+    /// Memory for queued cells of each relay, bytes.
+    pub cell_memory: u64,
     /// Consensus parameters, in place of or beside the authority's own.
     pub consensus: Vec<(String, i32)>,
 }
@@ -56,6 +58,7 @@ impl NetworkOptions {
             prices: [20, 10, 50],
             payments: true,
             largest_step: 16 << 20,
+            cell_memory: 64 << 20,
             consensus: Vec::new(),
         }
     }
@@ -474,7 +477,7 @@ impl Plan {
                 reject_private: false,
             },
             bandwidth: relay_config::Bandwidth::default(),
-            memory: relay_config::Memory { cells: Size::mib(64) },
+            memory: relay_config::Memory { cells: Size(options.cell_memory) },
             directory: relay_config::Directory {
                 publish: true,
                 authorities: vec![relay_config::Authority {
