@@ -477,7 +477,9 @@ impl Plan {
                 reject_private: false,
             },
             bandwidth: relay_config::Bandwidth::default(),
-            memory: relay_config::Memory { cells: Size(options.cell_memory) },
+            memory: relay_config::Memory {
+                cells: Size(options.cell_memory),
+            },
             directory: relay_config::Directory {
                 publish: true,
                 authorities: vec![relay_config::Authority {
