@@ -4,11 +4,16 @@
 
 use std::time::Duration;
 
+use arti_client::TorClient;
+use arti_client::config::TorClientConfigBuilder;
 use obol_client::{Client, ClientHandle, Event, Pay, Refusal, SettleError, TunnelFigures};
 use obol_testnet::download::download;
 use obol_testnet::network::{Network, NetworkOptions};
 use obol_testnet::origin::{Origin, OriginFile};
 use obol_testnet::state::RelayState;
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tor_rtcompat::PreferredRuntime;
 
 /// Far more than anything here takes: a hang becomes a failure.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -197,5 +202,43 @@ async fn a_client_that_never_pays_is_served_and_has_no_escrow() {
     let tunnel = busiest(&client);
     assert_eq!((tunnel.spent, tunnel.payments, tunnel.setup_cells), (0, 0, 0));
     client.shutdown().await;
+    world.network.stop().await;
+}
+
+/// Any Arti there is, with nothing of ours in it: what it is told is the `arti.toml` that a user would give it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stock_arti_client_is_served_in_the_unpaid_class_by_relays_that_are_paid() {
+    let world = World::new().await;
+    let files = world.network.options.directory.join("stock");
+    let builder: TorClientConfigBuilder = toml::from_str(&world.network.arti_toml(&files)).unwrap();
+    let builder = TorClient::with_runtime(PreferredRuntime::current().unwrap()).config(builder.build().unwrap());
+    let fetching = async {
+        let client = builder.create_bootstrapped().await.unwrap();
+        let address = world.origin.address();
+        let mut stream = client
+            .connect((address.ip().to_string(), address.port()))
+            .await
+            .unwrap();
+        stream.write_all(b"GET /file HTTP/1.0\r\n\r\n").await.unwrap();
+        stream.flush().await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        answer
+    };
+    let answer = tokio::time::timeout(PATIENCE, fetching).await.expect("in time");
+    let head = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
+    assert_eq!(answer.len() - head, LENGTH as usize);
+    assert_eq!(<[u8; 32]>::from(Sha256::digest(&answer[head..])), world.file.sha256);
+    let mut unpaid = 0;
+    for relay in &world.network.relays {
+        let state = RelayState::of(&relay.control).await.unwrap();
+        assert_eq!((state.totals.payments, state.totals.earned_stroops), (0, 0));
+        unpaid += state.class_bytes.unpaid;
+    }
+    // But for what every circuit is given to begin with, 256 KiB at most.
+    assert!(
+        unpaid >= 3 * (LENGTH - (256 << 10)),
+        "three hops carried {unpaid} bytes unpaid"
+    );
     world.network.stop().await;
 }
