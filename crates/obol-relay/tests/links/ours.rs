@@ -56,6 +56,16 @@ async fn a_client_authenticates_the_relay_only() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_link_uses_the_cheapest_cipher_that_both_ends_know() {
+    let (a, b) = link(false).await;
+    for end in [a, b] {
+        let (_, session) = end.stream.get_ref();
+        let suite = session.negotiated_cipher_suite().unwrap().suite();
+        assert_eq!(suite, rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_arrive_as_they_were_sent_whatever_their_number() {
     let (a, b) = link(false).await;
     assert!(a.leftover.is_empty() && b.leftover.is_empty());
