@@ -1,5 +1,6 @@
-//! The `obol` program: `demo`, `network`, `relay`, `client`, `ledger`, `config`.
+//! The `obol` program: `demo`, `network`, `relay`, `client`, `ledger`, `bench`, `config`.
 
+mod bench;
 mod client;
 mod config;
 mod demo;
@@ -47,6 +48,12 @@ enum Command {
     /// Run the embedded Stellar ledger with its Horizon-compatible server. For tests and demonstrations.
     #[command(after_help = "Example:\n  obol ledger --listen 127.0.0.1:8000 --keep ./ledger")]
     Ledger(ledger::LedgerArgs),
+    /// Measure what a relay costs, beside C Tor and beside what must be done at least.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  obol bench relay\n  obol bench relay --json --runs 5 --svg relay.svg"
+    )]
+    Bench(bench::BenchCommand),
     /// Check a relay's configuration, or print the complete commented one.
     #[command(
         subcommand,
@@ -141,6 +148,7 @@ fn main() -> ExitCode {
             Command::Relay(args) => relay::run(args).await,
             Command::Client(args) => client::run(args).await,
             Command::Ledger(args) => ledger::run(args).await,
+            Command::Bench(command) => bench::run(command).await,
             Command::Config(command) => config::run(command),
         }
     });

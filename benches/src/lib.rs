@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+
+pub mod chain;
+pub mod ctor;
+pub mod driver;
+pub mod error;
+pub mod floor;
+pub mod instructions;
+pub mod lane;
+pub mod latency;
+pub mod link;
+pub mod middle;
+pub mod origin;
+pub mod ours;
+pub mod path;
+pub mod picture;
+pub mod process;
+pub mod relay;
+pub mod report;
+pub mod scale;
+pub mod till;
+pub mod wire;
