@@ -6,6 +6,11 @@ pub const CELL_PAYLOAD: u64 = 498;
 pub const CELL: u64 = 514;
 /// Cells that may be between a hop's meter and ours: one circuit window.
 pub const WINDOW: u64 = 1_000;
+/// Cells that congestion control may have under way beyond [`WINDOW`]: 16 MiB, more than a second of a gigabit. A lead of so much
+/// is not paid for until it arrives, but it does not cost the tunnel either.
+pub const LEAD: u64 = 32_768;
+/// How long what is under way may take to arrive.
+pub const ARRIVAL_MS: u64 = 120_000;
 /// Cells of a circuit that no stream shows: building it, opening streams.
 pub const SET_UP: u64 = 64;
 

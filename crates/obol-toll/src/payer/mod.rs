@@ -281,6 +281,9 @@ impl<K: PayerKeys> Payer<K> {
 
     /// Does whatever is next on this tunnel.
     fn advance(&mut self, tunnel: TunnelId, now: UnixMillis) {
+        if self.tunnels.get_mut(&tunnel).is_some_and(|t| t.doubt_stands(now)) {
+            self.leave(tunnel);
+        }
         let Some(t) = self.tunnels.get(&tunnel) else { return };
         if let Some(conversation) = t.conversation {
             if now >= conversation.deadline(t.last_cell) {
@@ -388,7 +391,7 @@ impl<K: PayerKeys> Payer<K> {
             }
             (Question::Listen(id), ToOrigin::PaymentRequest { id: told, metered, .. }) if told == id => {
                 t.listened_at = Some(t.meter.floor());
-                self.requested(tunnel, metered)
+                self.requested(tunnel, metered, now)
             }
             (Question::Listen(id), ToOrigin::Nothing { id: told }) if told == id => {
                 t.listened_at = Some(t.meter.floor());

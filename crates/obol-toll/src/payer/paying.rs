@@ -248,16 +248,16 @@ impl<K: PayerKeys> Payer<K> {
     }
 
     /// The last paid hop wants the next step. What it says of its meter is taken as far as it is believable.
-    pub(super) fn requested(&mut self, tunnel: TunnelId, metered: u64) -> bool {
+    pub(super) fn requested(&mut self, tunnel: TunnelId, metered: u64, now: UnixMillis) -> bool {
         self.outbox
             .push_now(Output::Report(Report::Requested { tunnel, metered }));
-        self.meter_told(tunnel, metered);
+        self.meter_told(tunnel, metered, now);
         true
     }
 
-    fn meter_told(&mut self, tunnel: TunnelId, metered: u64) {
+    fn meter_told(&mut self, tunnel: TunnelId, metered: u64, now: UnixMillis) {
         let Some(t) = self.tunnels.get_mut(&tunnel) else { return };
-        if t.told(metered) {
+        if t.told(metered, now) {
             self.leave(tunnel);
         }
     }
@@ -286,7 +286,7 @@ impl<K: PayerKeys> Payer<K> {
             e.in_flight = e.in_flight.saturating_sub(1);
             e.books.known = true;
         }
-        self.meter_told(tunnel, metered);
+        self.meter_told(tunnel, metered, now);
         self.outbox.push_now(Output::Report(Report::Paid {
             tunnel,
             n: payment.n,

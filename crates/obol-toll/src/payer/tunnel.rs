@@ -7,7 +7,7 @@
 //! runs low. One conversation at a time, always.
 
 use super::io::{Hop, Second};
-use super::meter::{CELL, Meter, SET_UP};
+use super::meter::{ARRIVAL_MS, CELL, LEAD, Meter, SET_UP};
 use crate::amounts::{Forwarded, Growth, Part, low_water};
 use crate::clock::UnixMillis;
 use obol_cell::{EscrowId, LowWater, PeerId, Quote, Step, Stroops};
@@ -167,6 +167,8 @@ pub(super) struct Tunnel {
     pub(super) last_cell: UnixMillis,
     /// The last hop's meter when it last told, and ours at that time.
     told: (u64, u64),
+    /// More than was believable when it was told, and when that was.
+    pub(super) doubted: Option<(u64, UnixMillis)>,
     pub(super) n: u16,
     pub(super) payment: Option<Payment>,
     /// Bytes bought at every hop, and bytes that we chose not to pay for.
@@ -206,6 +208,7 @@ impl Tunnel {
             rate: Rate::default(),
             last_cell: now,
             told: (0, 0),
+            doubted: None,
             n: 0,
             payment: None,
             bought: 0,
@@ -240,11 +243,26 @@ impl Tunnel {
         Some(parts).filter(|p| !p.is_empty())
     }
 
-    /// The last paid hop told its meter. Returns whether that is more than can be believed.
-    pub(super) fn told(&mut self, metered: u64) -> bool {
+    /// The last paid hop told its meter: what can be believed of it counts. Returns whether it is beyond all reason.
+    pub(super) fn told(&mut self, metered: u64, now: UnixMillis) -> bool {
         let believable = self.believable();
         self.told = (metered.min(believable), self.meter.floor());
-        metered > believable
+        if metered > believable && self.doubted.is_none() {
+            self.doubted = Some((metered, now));
+        }
+        metered > believable.saturating_add(LEAD * CELL)
+    }
+
+    /// Whether something that was told is still not believable although what was under way then has had its time.
+    pub(super) fn doubt_stands(&mut self, now: UnixMillis) -> bool {
+        let Some((metered, since)) = self.doubted else {
+            return false;
+        };
+        if metered <= self.believable() {
+            self.doubted = None;
+            return false;
+        }
+        now.since(since) >= ARRIVAL_MS
     }
 
     fn payment_bytes(&self) -> u64 {

@@ -21,6 +21,56 @@ fn an_honest_hops_lead_of_a_window_is_believed() {
     assert!(desk.unpaid().is_empty());
 }
 
+#[test]
+fn a_lead_of_congestion_control_is_paid_for_once_it_arrives_and_costs_nothing() {
+    let (mut desk, pays) = Desk::paying(&[100]);
+    let lead = 4_000 * meter::CELL;
+    desk.complete(pays[0].n, lead);
+    assert!(desk.unpaid().is_empty());
+    // Paid for as far as a window ahead of us is believable, however often it is told.
+    let mut bought = UNIT;
+    while bought < lead {
+        desk.keep_payments();
+        if desk.out.is_empty() {
+            break;
+        }
+        let pay = desk.payment(1).remove(0);
+        bought += pay.step.bytes();
+        desk.complete(pay.n, lead);
+    }
+    assert!(bought < lead / 2, "{bought} bytes were bought before anything came");
+    // It arrives, as more is on its way.
+    let signed = desk.payer.signed(E);
+    for round in 1..=40 {
+        desk.out.clear();
+        desk.carry(lead / 40);
+        desk.keep_payments();
+        if !desk.out.is_empty() {
+            let pay = desk.payment(1).remove(0);
+            bought += pay.step.bytes();
+            desk.complete(pay.n, lead + round * lead / 40);
+        }
+    }
+    assert!(desk.payer.signed(E) > signed);
+    assert!(bought >= lead, "{bought} of {lead}");
+    desk.now = desk.now.plus(meter::ARRIVAL_MS - 1_000);
+    desk.say(Input::Tick);
+    assert!(desk.unpaid().is_empty());
+}
+
+#[test]
+fn a_claim_that_nothing_explains_in_its_time_costs_the_tunnel() {
+    let (mut desk, _) = Desk::paying(&[100]);
+    let lead = 4_000 * meter::CELL;
+    desk.complete(1, lead);
+    assert!(desk.unpaid().is_empty());
+    let next = desk.payment(1).remove(0);
+    desk.now = desk.now.plus(meter::ARRIVAL_MS);
+    desk.complete(next.n, lead);
+    assert_eq!(desk.unpaid(), [(1, Unpaid::OverClaimed)]);
+    assert!(desk.out.contains(&Output::Retire { tunnel: T }));
+}
+
 /// One guard, one paid hop, and a meter of the link that counts what passes, with 5 % for TLS and flow control.
 struct Link {
     desk: Desk,

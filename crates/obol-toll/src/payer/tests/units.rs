@@ -177,15 +177,25 @@ fn paid_beyond_the_count_is_more_than_a_tenth_and_the_set_up_and_two_steps() {
 fn what_the_last_hop_told_counts_until_traffic_says_more() {
     let mut t = tunnel();
     t.meter.add(1_000);
-    assert!(!t.told(1_050 * meter::CELL));
+    assert!(!t.told(1_050 * meter::CELL, START));
     let quiet = 20 * meter::CELL;
     assert_eq!(t.used(), 1_050 * meter::CELL + quiet);
     t.meter.add(100);
     assert_eq!(t.used(), 1_155 * meter::CELL + quiet);
     // As much as can be believed is believed, and not a byte more.
     let most = t.meter.believable() + quiet;
-    assert!(!t.told(most));
-    assert!(t.told(most + 1));
+    assert!(!t.told(most, START));
+    assert!(!t.doubt_stands(START.plus(meter::ARRIVAL_MS)));
+    assert!(!t.told(most + 1, START));
+    assert!(!t.doubt_stands(START.plus(meter::ARRIVAL_MS - 1)));
+    assert!(t.doubt_stands(START.plus(meter::ARRIVAL_MS)));
+    let mut later = tunnel();
+    later.meter.add(1_101);
+    later.doubted = t.doubted;
+    assert!(!later.doubt_stands(START.plus(meter::ARRIVAL_MS)), "it has arrived");
+    assert!(!t.told(most + meter::LEAD * meter::CELL, START));
+    assert_eq!(t.used(), most);
+    assert!(t.told(most + meter::LEAD * meter::CELL + 1, START));
 }
 
 #[test]
