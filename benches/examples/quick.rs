@@ -73,7 +73,7 @@ fn measure(words: &[&str]) -> Result<(), Failed> {
         Who::CTor => "ctor",
         Who::Floor => "floor",
         Who::Unpaid => "unpaid",
-        Who::SmallSteps => "small",
+        Who::SmallSteps | Who::Paced => "small",
     };
     let directory = tempfile::tempdir()?;
     let options = Options {
@@ -88,10 +88,10 @@ fn measure(words: &[&str]) -> Result<(), Failed> {
             .collect(),
         scheduler: Default::default(),
     };
-    let outcome = tokio::runtime::Runtime::new()?.block_on(relay::run(options, |progress| {
-        if let Progress::Now(what) | Progress::Skipped(what) = progress {
-            eprintln!("{what}");
-        }
+    let outcome = tokio::runtime::Runtime::new()?.block_on(relay::run(options, |progress| match progress {
+        Progress::Now(what) => eprintln!("{what}"),
+        Progress::LeftOut(who, why) => eprintln!("{} is left out: {why}", who.name()),
+        Progress::Measured(_) => {}
     }))?;
     println!("{}", report::relay_text(&outcome));
     Ok(())

@@ -232,6 +232,11 @@ impl Driver {
         self.busy
     }
 
+    /// Bytes that a circuit was asked for and that have not come.
+    pub fn due(&self, circuit: usize) -> u64 {
+        self.circuits.get(circuit).map_or(0, |c| c.due)
+    }
+
     /// Payload of a circuit so far.
     pub fn traffic(&self, circuit: usize) -> Traffic {
         self.circuits.get(circuit).map_or_else(Traffic::default, |c| c.traffic)

@@ -60,6 +60,8 @@ pub struct Lane<'a> {
     pub chain: Chain,
     driver: Driver,
     circuits: usize,
+    /// What a circuit asks for at once.
+    pace: u64,
     money: Option<(Till, &'a Ours)>,
     runtime: Handle,
 }
@@ -100,6 +102,7 @@ impl<'a> Lane<'a> {
             chain,
             driver,
             circuits: circuits.max(1),
+            pace: u64::MAX,
             money: paying,
             runtime,
         })
@@ -119,6 +122,11 @@ impl<'a> Lane<'a> {
         Ok(())
     }
 
+    /// Has every circuit ask for no more than so many bytes at once, and for the next when they have come.
+    pub fn pace(&mut self, bytes: u64) {
+        self.pace = bytes.max(1);
+    }
+
     /// The driver.
     pub fn driver(&mut self) -> &mut Driver {
         &mut self.driver
@@ -130,8 +138,18 @@ impl<'a> Lane<'a> {
     /// See [`LaneError`].
     pub fn download(&mut self, bytes: u64) -> Result<(), LaneError> {
         let share = bytes.div_ceil(self.circuits as u64);
-        (0..self.circuits).for_each(|circuit| self.driver.ask(circuit, share));
-        while self.driver.busy() > 0 {
+        let mut left = vec![share; self.circuits];
+        loop {
+            for (circuit, left) in left.iter_mut().enumerate() {
+                if *left > 0 && self.driver.due(circuit) == 0 {
+                    let bytes = self.pace.min(*left);
+                    self.driver.ask(circuit, bytes);
+                    *left -= bytes;
+                }
+            }
+            if self.driver.busy() == 0 {
+                return Ok(());
+            }
             if !self.driver.turn(SILENCE)? {
                 return Err(DriverError::Silent { what: "downloading" }.into());
             }
@@ -139,7 +157,6 @@ impl<'a> Lane<'a> {
                 till.turn(&mut self.driver)?;
             }
         }
-        Ok(())
     }
 
     /// Asks for `bytes` over one circuit `count` times, `pause` after each answer. How long each took, in seconds.

@@ -183,7 +183,7 @@ mod tests {
                 sha1: 0.1,
             },
             tor: None,
-            tor_skipped: None,
+            left_out: Vec::new(),
         }
     }
 

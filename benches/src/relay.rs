@@ -10,7 +10,7 @@ use crate::chain::{Chain, Position};
 use crate::ctor::{CTor, Scheduler};
 use crate::error::BenchError;
 use crate::floor::{self, RawCiphers};
-use crate::lane::{Carried, Lane};
+use crate::lane::{Carried, Lane, LaneError};
 use crate::origin::Origin;
 use crate::ours::{Money, Ours};
 use crate::report::Spread;
@@ -18,8 +18,10 @@ use crate::report::Spread;
 /// Steps grow until as much again was bought: past this they are as large as relays sell.
 const GROWN: u64 = 16 << 20;
 
-/// So many times more circuits where steps are small.
-const SLOWER: usize = 8;
+/// So many times more circuits where steps are small, and what each of them asks for at once: a circuit pays one step in a
+/// round trip, and would else be faster than it can pay.
+const MORE: usize = 8;
+const PACE: u64 = 32 << 10;
 
 /// Whose relays, in what state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
@@ -33,13 +35,22 @@ pub enum Who {
     Floor,
     /// Ours without payments.
     Unpaid,
-    /// Ours, paid in steps of 64 KiB.
+    /// Ours, paid in steps of 64 KiB, at a pace that such payments can keep.
     SmallSteps,
+    /// Ours without payments, at the same pace.
+    Paced,
 }
 
 impl Who {
     /// All, in the order of a run.
-    pub const ALL: [Who; 5] = [Who::Ours, Who::CTor, Who::Floor, Who::Unpaid, Who::SmallSteps];
+    pub const ALL: [Who; 6] = [
+        Who::Ours,
+        Who::CTor,
+        Who::Floor,
+        Who::Unpaid,
+        Who::SmallSteps,
+        Who::Paced,
+    ];
 
     /// For people.
     pub const fn name(self) -> &'static str {
@@ -49,6 +60,7 @@ impl Who {
             Who::Floor => "floor",
             Who::Unpaid => "Obol, payments off",
             Who::SmallSteps => "Obol, 64 KiB steps",
+            Who::Paced => "Obol, off, same pace",
         }
     }
 }
@@ -94,8 +106,8 @@ pub struct Outcome {
     pub raw: RawCiphers,
     /// What `tor --version` says.
     pub tor: Option<String>,
-    /// Why C Tor was left out, if it was wanted.
-    pub tor_skipped: Option<String>,
+    /// Who was wanted and left out, and why.
+    pub left_out: Vec<(Who, String)>,
 }
 
 impl Outcome {
@@ -105,10 +117,14 @@ impl Outcome {
         of.map(|measured| measured.cpu_s_per_gb[position as usize]).collect()
     }
 
-    /// Ratios of two of them at a position, pair by pair.
+    /// Ratios of two of them at a position, pair by pair: of runs in which both were measured.
     pub fn ratios(&self, who: Who, to: Who, position: Position) -> Vec<f64> {
-        let (these, those) = (self.cpu(who, position), self.cpu(to, position));
-        these.iter().zip(those).map(|(this, that)| this / that).collect()
+        let of = |who: Who| self.measured.iter().filter(move |measured| measured.who == who);
+        let pair = |this: &Measured| {
+            let that = of(to).find(|that| that.run == this.run)?;
+            Some(this.cpu_s_per_gb[position as usize] / that.cpu_s_per_gb[position as usize])
+        };
+        of(who).filter_map(pair).collect()
     }
 
     /// The downloads of one of them.
@@ -128,8 +144,8 @@ impl Outcome {
 pub enum Progress<'a> {
     /// Something takes a while.
     Now(&'a str),
-    /// C Tor is left out.
-    Skipped(&'a str),
+    /// Somebody is left out.
+    LeftOut(Who, &'a str),
     /// Something was measured.
     Measured(&'a Measured),
 }
@@ -156,15 +172,15 @@ pub async fn run(options: Options, mut told: impl FnMut(Progress<'_>) + Send + '
             networks.push((who, Ours::start(&options.program, &directory, money).await?));
         }
     }
-    let (mut ctor, mut tor_skipped) = (None, None);
+    let (mut ctor, mut left_out) = (None, Vec::new());
     if wanted(Who::CTor) {
         told(Progress::Now("starting three C Tor relays"));
         match CTor::start(&options.directory.join("ctor"), options.scheduler) {
             Ok(running) => ctor = Some(running),
             Err(error) if error.is_missing() => {
                 let why = error.to_string();
-                told(Progress::Skipped(&why));
-                tor_skipped = Some(why);
+                told(Progress::LeftOut(Who::CTor, &why));
+                left_out.push((Who::CTor, why));
             }
             Err(error) => return Err(error.into()),
         }
@@ -174,10 +190,10 @@ pub async fn run(options: Options, mut told: impl FnMut(Progress<'_>) + Send + '
     let address = origin.address();
     let work = tokio::task::spawn_blocking(move || {
         let chain = ctor.as_ref().map(|ctor| ctor.chain);
-        let measured = measure(&options, &networks, chain, address, &runtime, &mut told);
-        (measured, networks)
+        let measured = measure(&options, &networks, chain, address, &runtime, &mut told, &mut left_out);
+        (measured, networks, left_out)
     });
-    let (measured, networks) = work.await.map_err(|_| BenchError::Panicked)?;
+    let (measured, networks, left_out) = work.await.map_err(|_| BenchError::Panicked)?;
     for (_, network) in networks {
         network.stop().await;
     }
@@ -185,7 +201,7 @@ pub async fn run(options: Options, mut told: impl FnMut(Progress<'_>) + Send + '
         measured: measured?,
         raw: RawCiphers::measure(),
         tor,
-        tor_skipped,
+        left_out,
     })
 }
 
@@ -196,28 +212,37 @@ fn measure(
     origin: std::net::SocketAddr,
     runtime: &Handle,
     told: &mut impl FnMut(Progress<'_>),
+    left_out: &mut Vec<(Who, String)>,
 ) -> Result<Vec<Measured>, BenchError> {
     let mut lanes: Vec<(Who, Lane<'_>)> = Vec::new();
     for who in Who::ALL {
-        let over = |error| BenchError::Lane {
-            whose: who.name(),
-            error,
+        let of = match who {
+            Who::Paced if options.who.contains(&Who::SmallSteps) => Who::Unpaid,
+            other => other,
         };
-        let network = networks.iter().find(|(whose, _)| *whose == who);
+        let network = networks.iter().find(|(whose, _)| *whose == of);
         let (chain, money) = match (network, ctor) {
             (Some((_, ours)), _) => (ours.chain, ours.till()?.map(|parts| (parts, ours))),
             (None, Some(chain)) if who == Who::CTor => (chain, None),
             _ => continue,
         };
         told(Progress::Now(&format!("warming up: {}", who.name())));
-        let circuits = match who {
-            // A circuit pays one step in a round trip: few circuits would be faster than they can pay.
-            Who::SmallSteps => options.circuits * SLOWER,
-            _ => options.circuits,
-        };
-        let mut lane = Lane::open(chain, circuits, origin, money, runtime.clone()).map_err(over)?;
+        let paced = matches!(who, Who::SmallSteps | Who::Paced);
+        let circuits = options.circuits * if paced { MORE } else { 1 };
         let bought = if who == Who::Ours { GROWN } else { 1 };
-        lane.warm_up(bought, options.size.min(64 << 20)).map_err(over)?;
+        let ready = Lane::open(chain, circuits, origin, money, runtime.clone()).and_then(|mut lane| {
+            if paced {
+                lane.pace(PACE);
+            }
+            lane.warm_up(bought, options.size.min(64 << 20)).map(|()| lane)
+        });
+        let lane = match ready {
+            Ok(lane) => lane,
+            Err(error) => {
+                leave_out(who, error, told, left_out)?;
+                continue;
+            }
+        };
         lanes.push((who, lane));
     }
     let mut all = Vec::new();
@@ -239,11 +264,14 @@ fn measure(
                     continue;
                 };
                 told(Progress::Now(&format!("run {}: {}", run + 1, who.name())));
-                let over = |error| BenchError::Lane {
-                    whose: who.name(),
-                    error,
+                let carried = match lane.measure(options.size) {
+                    Ok(carried) => carried,
+                    Err(error) => {
+                        leave_out(who, error, told, left_out)?;
+                        lanes.retain(|(whose, _)| *whose != who);
+                        continue;
+                    }
                 };
-                let carried = lane.measure(options.size).map_err(over)?;
                 Measured {
                     run,
                     who,
@@ -258,6 +286,25 @@ fn measure(
     Ok(all)
 }
 
+/// Goes on without one of them, if the rest says something without it.
+fn leave_out(
+    who: Who,
+    error: LaneError,
+    told: &mut impl FnMut(Progress<'_>),
+    left_out: &mut Vec<(Who, String)>,
+) -> Result<(), BenchError> {
+    if !matches!(who, Who::SmallSteps | Who::Paced) {
+        return Err(BenchError::Lane {
+            whose: who.name(),
+            error,
+        });
+    }
+    let why = error.to_string();
+    told(Progress::LeftOut(who, &why));
+    left_out.push((who, why));
+    Ok(())
+}
+
 /// The hidden command line that runs [`floor::serve`].
 pub const FLOOR: [&str; 2] = ["bench", "floor"];
 
@@ -269,4 +316,41 @@ fn floors(program: &Path, size: u64) -> Result<[f64; 3], BenchError> {
             .map_err(|error| BenchError::Floor { position, error })?;
     }
     Ok(floors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(run: usize, who: Who, cpu: f64) -> Measured {
+        Measured {
+            run,
+            who,
+            cpu_s_per_gb: [cpu; 3],
+            carried: None,
+        }
+    }
+
+    #[test]
+    fn ratios_are_of_the_same_run() {
+        let outcome = Outcome {
+            measured: vec![
+                measured(0, Who::Ours, 1.0),
+                measured(0, Who::CTor, 4.0),
+                measured(1, Who::CTor, 8.0),
+                measured(2, Who::Ours, 3.0),
+                measured(2, Who::CTor, 6.0),
+            ],
+            raw: RawCiphers {
+                open: 0.1,
+                seal: 0.1,
+                ctr: 0.1,
+                sha1: 0.1,
+            },
+            tor: None,
+            left_out: Vec::new(),
+        };
+        assert_eq!(outcome.ratios(Who::Ours, Who::CTor, Position::Middle), [0.25, 0.5]);
+        assert!(outcome.ratios(Who::Unpaid, Who::CTor, Position::Middle).is_empty());
+    }
 }

@@ -60,7 +60,7 @@ const RATIOS: [(&str, Who, Who); 4] = [
     ("ours_to_ctor", Who::Ours, Who::CTor),
     ("ours_to_floor", Who::Ours, Who::Floor),
     ("paid_to_unpaid", Who::Ours, Who::Unpaid),
-    ("small_steps_to_unpaid", Who::SmallSteps, Who::Unpaid),
+    ("small_steps_to_unpaid", Who::SmallSteps, Who::Paced),
 ];
 
 fn key(who: Who) -> Value {
@@ -110,7 +110,7 @@ pub fn relay_json(outcome: &Outcome, size: u64, circuits: usize) -> Value {
     json!({
         "machine": machine(),
         "tor": outcome.tor,
-        "tor_skipped": outcome.tor_skipped,
+        "left_out": outcome.left_out.iter().map(|(who, why)| json!({ "who": who, "why": why })).collect::<Vec<_>>(),
         "payload_bytes": size,
         "circuits": circuits,
         "positions": positions,

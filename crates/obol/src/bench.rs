@@ -186,7 +186,7 @@ enum Which {
     Floor,
     /// Our relays, without payments.
     Unpaid,
-    /// Our relays, paid in steps of 64 KiB.
+    /// Our relays, paid in steps of 64 KiB; with `unpaid` also without payments at the same pace.
     SmallSteps,
 }
 
@@ -266,7 +266,12 @@ async fn relays(args: RelayArgs) -> anyhow::Result<ExitCode> {
     let workplace = Workplace::new(args.keep.as_deref())?;
     let who: Vec<Who> = match args.only.is_empty() {
         true => Who::ALL.to_vec(),
-        false => args.only.iter().map(|which| (*which).into()).collect(),
+        false => args
+            .only
+            .iter()
+            .map(|which| (*which).into())
+            .chain([Who::Paced])
+            .collect(),
     };
     let options = relay::Options {
         program: this_program()?,
@@ -281,7 +286,7 @@ async fn relays(args: RelayArgs) -> anyhow::Result<ExitCode> {
     let (shown, quiet) = (bar.clone(), args.json);
     let outcome = relay::run(options, move |progress| match progress {
         Progress::Now(what) => shown.set_message(what.to_owned()),
-        Progress::Skipped(why) => shown.suspend(|| eprintln!("C Tor is left out: {why}")),
+        Progress::LeftOut(who, why) => shown.suspend(|| eprintln!("{} is left out: {why}", who.name())),
         Progress::Measured(measured) if !quiet => shown.suspend(|| {
             let [guard, middle, exit] = measured.cpu_s_per_gb;
             let speed = measured.carried.map_or(String::new(), |carried| {
@@ -308,7 +313,7 @@ async fn relays(args: RelayArgs) -> anyhow::Result<ExitCode> {
     } else {
         println!("\n{}", report::relay_text(&outcome));
     }
-    Ok(ExitCode::from(if outcome.tor_skipped.is_some() { SKIPPED } else { 0 }))
+    Ok(ExitCode::from(if !outcome.left_out.is_empty() { SKIPPED } else { 0 }))
 }
 
 fn print(json: &serde_json::Value) -> anyhow::Result<()> {
