@@ -30,6 +30,7 @@ pub enum Who {
     /// Ours, paid, with grown steps.
     Ours,
     /// C Tor's.
+    #[serde(rename = "ctor")]
     CTor,
     /// Nobody's: what must be done at least.
     Floor,
