@@ -89,19 +89,30 @@ pub(crate) enum Running {
 }
 
 impl Running {
+    /// Three relays. `None`, and `told` hears why: C Tor, and what it needs is not here.
     pub(crate) async fn start(
         who: Contender,
         program: &std::path::Path,
         directory: &std::path::Path,
-    ) -> Result<Running, BenchError> {
+        told: &mut impl FnMut(&str),
+    ) -> Result<Option<Running>, BenchError> {
+        told(&format!("starting three relays: {}", who.name()));
         let directory = directory.join(format!("{who:?}").to_lowercase());
         let ours = |money| Ours::start(program, &directory, money);
-        Ok(match who {
-            Contender::Ours => Running::Ours(Box::new(ours(Money::Grown).await?)),
-            Contender::Unpaid => Running::Ours(Box::new(ours(Money::Off).await?)),
-            Contender::CTorVanilla => Running::CTor(CTor::start(&directory, Scheduler::Vanilla)?),
-            Contender::CTorKist => Running::CTor(CTor::start(&directory, Scheduler::Kist)?),
-        })
+        let scheduler = match who {
+            Contender::Ours => return Ok(Some(Running::Ours(Box::new(ours(Money::Grown).await?)))),
+            Contender::Unpaid => return Ok(Some(Running::Ours(Box::new(ours(Money::Off).await?)))),
+            Contender::CTorVanilla => Scheduler::Vanilla,
+            Contender::CTorKist => Scheduler::Kist,
+        };
+        match CTor::start(&directory, scheduler) {
+            Ok(ctor) => Ok(Some(Running::CTor(ctor))),
+            Err(error) if error.is_missing() => {
+                told(&format!("C Tor is left out: {error}"));
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     pub(crate) fn chain(&self) -> Chain {
@@ -132,24 +143,15 @@ impl Running {
 /// # Errors
 /// See [`BenchError`]. Where `tor` or `cc` is missing, C Tor is left out, and `told` hears of it.
 pub async fn run(options: Options, mut told: impl FnMut(&str)) -> Result<Vec<Latency>, BenchError> {
-    let origin = Origin::start().await.map_err(|error| BenchError::System {
-        what: "the origin server",
-        error,
-    })?;
+    let origin = Origin::start().await?;
     let mut who = vec![Contender::Ours, Contender::Unpaid];
     if options.ctor {
         who.extend([Contender::CTorVanilla, Contender::CTorKist]);
     }
     let mut all = Vec::new();
     for who in who {
-        told(&format!("starting three relays: {}", who.name()));
-        let running = match Running::start(who, &options.program, &options.directory).await {
-            Ok(running) => running,
-            Err(BenchError::CTor(error)) if error.is_missing() => {
-                told(&format!("C Tor is left out: {error}"));
-                continue;
-            }
-            Err(error) => return Err(error),
+        let Some(running) = Running::start(who, &options.program, &options.directory, &mut told).await? else {
+            continue;
         };
         told(&format!("asking for a little: {}", who.name()));
         let (options, address, runtime) = (options.clone(), origin.address(), Handle::current());

@@ -9,6 +9,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
+use crate::error::BenchError;
+
 /// Bytes written at once. They are the same every time; to a relay they are noise once encrypted.
 const BLOCK: usize = 256 * 1024;
 
@@ -24,9 +26,13 @@ impl Origin {
     ///
     /// # Errors
     /// If no socket can be opened.
-    pub async fn start() -> io::Result<Origin> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let address = listener.local_addr()?;
+    pub async fn start() -> Result<Origin, BenchError> {
+        let failed = |error| BenchError::System {
+            what: "the origin server",
+            error,
+        };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 // A client that goes away in the middle is nothing to report.

@@ -231,24 +231,15 @@ fn write_to(mut into: TcpStream, told: &mpsc::Receiver<(Instant, Vec<u8>)>) {
 /// See [`BenchError`].
 pub async fn run(options: Options, mut told: impl FnMut(&str)) -> Result<Vec<Row>, BenchError> {
     let namespace = Namespace::new()?;
-    let origin = Origin::start().await.map_err(|error| BenchError::System {
-        what: "the origin server",
-        error,
-    })?;
+    let origin = Origin::start().await?;
     let mut who = vec![Contender::Unpaid];
     if options.ctor {
         who.push(Contender::CTorVanilla);
     }
     let mut rows = Vec::new();
     for who in who {
-        told(&format!("starting three relays: {}", who.name()));
-        let running = match Running::start(who, &options.program, &options.directory).await {
-            Ok(running) => running,
-            Err(BenchError::CTor(error)) if error.is_missing() => {
-                told(&format!("C Tor is left out: {error}"));
-                continue;
-            }
-            Err(error) => return Err(error),
+        let Some(running) = Running::start(who, &options.program, &options.directory, &mut told).await? else {
+            continue;
         };
         let mut path = running.chain().path();
         let guard = path[0].address;

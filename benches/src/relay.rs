@@ -157,10 +157,7 @@ pub enum Progress<'a> {
 /// See [`BenchError`]. Without `tor` or `cc`, C Tor is left out and everything else measured.
 pub async fn run(options: Options, mut told: impl FnMut(Progress<'_>) + Send + 'static) -> Result<Outcome, BenchError> {
     let wanted = |who: Who| options.who.contains(&who);
-    let origin = Origin::start().await.map_err(|error| BenchError::System {
-        what: "the origin server",
-        error,
-    })?;
+    let origin = Origin::start().await?;
     let mut networks = Vec::new();
     for (who, money) in [
         (Who::Ours, Money::Grown),

@@ -66,7 +66,7 @@ pub struct Row {
 ///
 /// # Errors
 /// See [`BenchError`].
-pub async fn run(options: Options, told: impl Fn(&str) + Clone + Send + 'static) -> Result<Vec<Row>, BenchError> {
+pub async fn run(options: Options, mut told: impl Fn(&str) + Clone + Send + 'static) -> Result<Vec<Row>, BenchError> {
     // The exit and the origin have a socket for each circuit; children inherit the limit.
     let most = options.circuits.iter().max().copied().unwrap_or(0) as u64;
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
@@ -77,24 +77,15 @@ pub async fn run(options: Options, told: impl Fn(&str) + Clone + Send + 'static)
             error: error.into(),
         })?;
     }
-    let origin = Origin::start().await.map_err(|error| BenchError::System {
-        what: "the origin server",
-        error,
-    })?;
+    let origin = Origin::start().await?;
     let mut who = vec![Contender::Unpaid];
     if options.ctor {
         who.push(Contender::CTorVanilla);
     }
     let mut rows = Vec::new();
     for who in who {
-        told(&format!("starting three relays: {}", who.name()));
-        let running = match Running::start(who, &options.program, &options.directory).await {
-            Ok(running) => running,
-            Err(BenchError::CTor(error)) if error.is_missing() => {
-                told(&format!("C Tor is left out: {error}"));
-                continue;
-            }
-            Err(error) => return Err(error),
+        let Some(running) = Running::start(who, &options.program, &options.directory, &mut told).await? else {
+            continue;
         };
         let (options, told, address, runtime) = (options.clone(), told.clone(), origin.address(), Handle::current());
         let work = tokio::task::spawn_blocking(move || {
