@@ -39,7 +39,8 @@ impl ByteBucket {
     }
 }
 
-/// A circuit's payment messages: 16, and one more for each 64 KiB metered and each 20 s (M6, 2.5).
+/// A circuit's payment messages: 16, and one more for each 64 KiB metered and each 20 s (M6, 2.5); a `Pay` that bought a step
+/// was none (docs/adr/0010).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MessageBucket {
     level: u32,
@@ -78,6 +79,11 @@ impl MessageBucket {
         }
         self.level -= 1;
         true
+    }
+
+    /// A message has bought something: whoever pays for what it costs needs no other bound.
+    pub(crate) fn give_back(&mut self) {
+        self.level = (self.level + 1).min(Self::SIZE);
     }
 }
 
@@ -133,7 +139,13 @@ mod tests {
         assert!(!set_back.take(UNIT, T));
         assert!(!set_back.take(UNIT, T.plus(19_999)));
         assert!(set_back.take(UNIT, T.plus(20_000)));
+        // One that bought something comes back.
+        set_back.give_back();
+        assert!(set_back.take(UNIT, T.plus(20_000)));
+        assert!(!set_back.take(UNIT, T.plus(20_000)));
         // Never more than 16.
+        b.take(1_000 * UNIT, T.plus(40_001));
+        (0..5).for_each(|_| b.give_back());
         assert!((0..16).all(|_| b.take(1_000 * UNIT, T.plus(40_001))));
         assert!(!b.take(1_000 * UNIT, T.plus(40_001)));
     }

@@ -191,6 +191,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         c.forwarded.book(&part);
         c.growth.book(order.step);
         c.bought = c.bought.saturating_add(order.step.bytes());
+        c.messages.give_back();
         let from_client = c.from.is_none();
         if from_client {
             // What can go back later is at most what the step cost here; the newest money is taken to be the forwarded one.
