@@ -217,7 +217,7 @@ impl Schedule {
             let group = self.ring.pop_front()?;
             let this = &mut self.groups[group as usize];
             if !this.entries.is_empty() {
-                // Also if it has nothing more for now: it keeps its place if something comes meanwhile.
+                // Even if this was its last entry: what it queues before its next turn then finds its place kept.
                 self.ring.push_back(group);
                 return Some(group);
             }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures::task::AtomicWaker;
 use obol_onion::engine::{LinkFault, LinkId, Transmit};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -23,8 +23,6 @@ use crate::relay::Shared;
 
 /// Bytes that are taken from the engine at once: four full TLS records.
 const WRITE: usize = 64 * 1024;
-/// A peer that takes nothing for so long is not there.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a link is not read while the payments driver is far behind.
 const PAYMENTS_PAUSE: Duration = Duration::from_millis(5);
 /// Rounds without a pause for others.
@@ -81,9 +79,6 @@ pub(super) struct Carrier<'a> {
     /// The engine said that it has nothing for us; it will wake us.
     idle: bool,
     pause: Option<Pin<Box<Sleep>>>,
-    /// Runs from the first time that the socket took nothing; what it finds when it ends decides.
-    patience: Option<Pin<Box<Sleep>>>,
-    last_progress: Instant,
 }
 
 impl<'a> Carrier<'a> {
@@ -103,8 +98,6 @@ impl<'a> Carrier<'a> {
             rest: first,
             idle: false,
             pause: None,
-            patience: None,
-            last_progress: Instant::now(),
         }
     }
 
@@ -176,25 +169,10 @@ impl<'a> Carrier<'a> {
     /// True: everything encrypted has been handed to the system.
     fn flush(&mut self, cx: &mut Context<'_>) -> Result<bool, Over> {
         match self.connection.poll_flush(cx) {
-            Poll::Ready(Ok(())) => {
-                self.last_progress = Instant::now();
-                Ok(true)
-            }
+            Poll::Ready(Ok(())) => Ok(true),
             Poll::Ready(Err(error)) => Err(lost(error)),
-            Poll::Pending => {
-                let patience = self
-                    .patience
-                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_TIMEOUT)));
-                while patience.as_mut().poll(cx).is_ready() {
-                    let until = self.last_progress + WRITE_TIMEOUT;
-                    if until <= Instant::now() {
-                        debug!("a peer takes nothing any more");
-                        return Err(Over);
-                    }
-                    patience.as_mut().reset(until);
-                }
-                Ok(false)
-            }
+            // For how long is the engine's business: it closes a link whose peer takes nothing any more.
+            Poll::Pending => Ok(false),
         }
     }
 

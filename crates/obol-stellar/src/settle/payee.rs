@@ -53,7 +53,7 @@ impl Settler {
     /// the ledger. May be called again after any error, and after a restart.
     ///
     /// # Errors
-    /// When something stands in the way for now, or nobody knows yet.
+    /// [`FlushError`] tells what stands in the way, or that the outcome is unknown: then ask again, never sign anew.
     pub async fn flush(&self, order: &FlushOrder<'_>) -> Result<Flushed, FlushError> {
         let escrow = order.escrow;
         let purpose = Purpose::Flush(escrow.terms().escrow);

@@ -215,7 +215,7 @@ impl Settler {
     /// account (C4).
     ///
     /// # Errors
-    /// When E has not ended, or something stands in the way for now.
+    /// When E has not ended, or the ledger refuses a step or cannot be reached: call it again.
     pub async fn wind_up(
         &self,
         escrow: &Escrow,
