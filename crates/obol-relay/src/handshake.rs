@@ -2,10 +2,13 @@
 
 use crate::keys::Keys;
 use crate::tls;
+use crate::tls::secrets::TrafficSecrets;
+pub use crate::tls::socket::Socket;
 use obol_onion::link::{
     self, EXPORTER_LABEL, Expected, Facts, Handshake, LinkError, PeerIdentity, Role, Step, Version,
 };
 use rand::RngExt as _;
+use rustls::{ClientConfig, ServerConfig};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 /// A link's connection.
-pub type LinkStream = TlsStream<TcpStream>;
+pub type LinkStream = TlsStream<Socket>;
 
 /// What a relay says of itself when it opens a link, and how long it waits.
 #[derive(Clone, Debug)]
@@ -90,8 +93,11 @@ pub async fn accept(tcp: TcpStream, keys: &Keys, local: &Local) -> Result<Establ
         let remote = prepare(&tcp)?;
         // One snapshot: the certificates must vouch for this very TLS certificate.
         let current = keys.current();
-        let tls = TlsAcceptor::from(Arc::clone(current.tls()))
-            .accept(tcp)
+        let secrets = Arc::new(TrafficSecrets::default());
+        let mut config = ServerConfig::clone(current.tls());
+        config.key_log = Arc::<TrafficSecrets>::clone(&secrets);
+        let tls = TlsAcceptor::from(Arc::new(config))
+            .accept(Socket::new(tcp, secrets))
             .await
             .map_err(LinkFailed::Connection)?;
         let handshake = Handshake::respond(Arc::clone(current.credentials()), facts(remote, local));
@@ -134,8 +140,11 @@ async fn initiate(
     limit(local, async {
         let tcp = TcpStream::connect(address).await.map_err(LinkFailed::Unreachable)?;
         let remote = prepare(&tcp)?;
-        let tls = TlsConnector::from(tls::client_config())
-            .connect(tls::random_server_name(), tcp)
+        let secrets = Arc::new(TrafficSecrets::default());
+        let mut config = ClientConfig::clone(&tls::client_config());
+        config.key_log = Arc::<TrafficSecrets>::clone(&secrets);
+        let tls = TlsConnector::from(Arc::new(config))
+            .connect(tls::random_server_name(), Socket::new(tcp, secrets))
             .await
             .map_err(LinkFailed::Connection)?;
         let certificate = tls

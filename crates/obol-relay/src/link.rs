@@ -150,16 +150,28 @@ fn up(shared: &Arc<Shared>, established: &Established) -> (LinkId, Arc<LinkTask>
 
 /// Moves a link's bytes until either side ends it.
 async fn serve(shared: Arc<Shared>, (link, task): (LinkId, Arc<LinkTask>), established: Established) {
-    let mut connection = Connection::new(established.stream);
-    let carrier = Carrier::new(&shared, link, &task, &mut connection, established.leftover);
-    tokio::select! {
-        () = task.stop.cancelled() => {}
-        () = carrier.run() => {}
-    }
+    let mut first = established.leftover;
+    let connection = Connection::new(established.stream, &mut first);
+    let connection = match connection {
+        Ok(mut connection) => {
+            let carrier = Carrier::new(&shared, link, &task, &mut connection);
+            tokio::select! {
+                () = task.stop.cancelled() => {}
+                () = carrier.run(first) => {}
+            }
+            Some(connection)
+        }
+        Err(error) => {
+            debug!(%error, "a link was lost with its handshake");
+            None
+        }
+    };
     shared.with_core(|core, now| {
         core.engine().link_down(now, link);
         core.links.remove(&link);
     });
-    // Best effort: the peer may be gone.
-    let _ = tokio::time::timeout(GOODBYE, connection.close()).await;
+    if let Some(connection) = connection {
+        // Best effort: the peer may be gone.
+        let _ = tokio::time::timeout(GOODBYE, connection.close()).await;
+    }
 }

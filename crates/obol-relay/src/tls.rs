@@ -3,6 +3,10 @@
 //! tor-spec, [channels](https://spec.torproject.org/tor-spec/channels.html): TLS 1.2 or 1.3, a certificate with an RSA key
 //! (C Tor closes on others), no client certificates, no resumption, a random server name.
 
+pub(crate) mod records;
+pub(crate) mod secrets;
+pub(crate) mod socket;
+
 use rand::RngExt as _;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -10,7 +14,9 @@ use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_sig
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, ParsedCertificate};
 use rustls::version::{TLS12, TLS13};
-use rustls::{CipherSuite, ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
+use rustls::{
+    CipherSuite, ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme, SupportedProtocolVersion,
+};
 use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 use tor_cert_x509::{TlsKeyAndCert, X509CertError};
@@ -106,25 +112,30 @@ impl ServerKey {
         config.send_tls13_tickets = 0;
         // Ours, not the peer's: it is we who pay for each byte.
         config.ignore_client_order = true;
+        config.enable_secret_extraction = true;
         Ok(Arc::new(config))
     }
 }
 
 /// The client of all links that we open.
 pub fn client_config() -> Arc<ClientConfig> {
-    static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
-        let provider = provider();
-        let verifier = PossessionOnly(provider.signature_verification_algorithms);
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&TLS13, &TLS12])
-            .expect("the provider has suites for both versions")
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
-        config.resumption = Resumption::disabled();
-        Arc::new(config)
-    });
+    static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| Arc::new(client_config_of(&[&TLS13, &TLS12])));
     Arc::clone(&CONFIG)
+}
+
+/// A client that knows these versions of TLS.
+pub(crate) fn client_config_of(versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+    let provider = provider();
+    let verifier = PossessionOnly(provider.signature_verification_algorithms);
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(versions)
+        .expect("the provider has suites for both versions")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    config.enable_secret_extraction = true;
+    config
 }
 
 /// A server name for a connection.

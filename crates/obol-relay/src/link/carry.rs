@@ -13,16 +13,19 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
-use obol_onion::engine::{LinkFault, LinkId, Transmit};
+use obol_onion::engine::{CELL_LEN, LinkFault, LinkId, Transmit};
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::connection::{Connection, Got, Scratch, with_scratch};
+use super::connection::{Connection, Got, with_scratch};
 use crate::relay::Shared;
+use crate::tls::records::CONTENT_MAX;
 
-/// Bytes that are taken from the engine at once: four full TLS records.
-const WRITE: usize = 64 * 1024;
+/// Bytes that go into one TLS record: 31 cells.
+const RECORD: usize = CONTENT_MAX / CELL_LEN * CELL_LEN;
+/// Records that are written at once.
+const RECORDS: usize = 4;
 /// How long a link is not read while the payments driver is far behind.
 const PAYMENTS_PAUSE: Duration = Duration::from_millis(5);
 /// Rounds without a pause for others.
@@ -74,56 +77,32 @@ pub(super) struct Carrier<'a> {
     pub(super) link: LinkId,
     pub(super) task: &'a LinkTask,
     pub(super) connection: &'a mut Connection,
-    /// The start of a cell whose rest has not come yet.
-    rest: Vec<u8>,
     /// The engine said that it has nothing for us; it will wake us.
     idle: bool,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl<'a> Carrier<'a> {
-    /// `first`: cells, or the start of one, that came with the handshake.
     pub(super) fn new(
         shared: &'a Arc<Shared>,
         link: LinkId,
         task: &'a LinkTask,
         connection: &'a mut Connection,
-        first: Vec<u8>,
     ) -> Self {
         Self {
             shared,
             link,
             task,
             connection,
-            rest: first,
             idle: false,
             pause: None,
         }
     }
 
-    /// Cells that were read with the handshake.
-    fn begin(&mut self) -> Result<(), Over> {
-        with_scratch(|scratch| {
-            scratch.cells.clear();
-            scratch.cells.append(&mut self.rest);
-            let ended = self.connection.decrypt(&mut scratch.cells).map_err(lost)?;
-            self.receive(scratch)?;
-            if ended { Err(Over) } else { Ok(()) }
-        })
-    }
-
-    /// Gives the engine the whole cells at the start of `scratch.cells`, and keeps the rest.
-    fn receive(&mut self, scratch: &mut Scratch) -> Result<(), Over> {
-        let cells = &mut scratch.cells;
-        let done = self.shared.with(|engine, now| engine.receive(now, self.link, cells));
-        match done {
-            Ok(done) => {
-                self.rest.extend_from_slice(&cells[done..]);
-                if self.rest.is_empty() && self.rest.capacity() > 1024 {
-                    self.rest = Vec::new();
-                }
-                Ok(())
-            }
+    /// Gives the engine the whole cells at the start of `cells`; returns the rest.
+    fn receive<'b>(&self, cells: &'b mut [u8]) -> Result<&'b [u8], Over> {
+        match self.shared.with(|engine, now| engine.receive(now, self.link, cells)) {
+            Ok(done) => Ok(&cells[done..]),
             // The engine has said so already.
             Err(LinkFault::Asked) => Err(Over),
             Err(error) => {
@@ -135,45 +114,35 @@ impl<'a> Carrier<'a> {
 
     /// Sends what there is and what the socket takes.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<Step, Over> {
-        if !self.connection.is_flushed() && !self.flush(cx)? {
-            return Ok(Step::Wait);
+        match self.connection.poll_flush(cx) {
+            Poll::Ready(flushed) => flushed.map_err(lost)?,
+            Poll::Pending => return Ok(Step::Wait),
         }
         if self.idle && !self.task.due.swap(false, Ordering::AcqRel) {
             return Ok(Step::Wait);
         }
-        let more = with_scratch(|scratch| {
+        with_scratch(|scratch| {
             scratch.out.clear();
-            let said = self
-                .shared
-                .with(|engine, now| engine.transmit(now, self.link, &mut scratch.out, WRITE));
-            self.idle = said == Transmit::Idle;
-            if self.idle {
-                return Ok(false);
-            }
-            self.connection.encrypt(&scratch.out).map_err(lost)?;
-            Ok(true)
-        })?;
-        if !more {
-            // It may have woken us between the two.
-            return Ok(match self.task.due.load(Ordering::Acquire) {
-                true => Step::Again,
-                false => Step::Wait,
+            self.idle = self.shared.with(|engine, now| {
+                (0..RECORDS).any(|_| {
+                    let transmit = |bytes: &mut Vec<u8>| engine.transmit(now, self.link, bytes, RECORD);
+                    scratch.out.record(transmit) == Transmit::Idle
+                })
             });
-        }
-        Ok(match self.flush(cx)? {
-            true => Step::Again,
-            false => Step::Wait,
+            if scratch.out.is_empty() {
+                // It may have woken us between the two.
+                return Ok(match self.task.due.load(Ordering::Acquire) {
+                    true => Step::Again,
+                    false => Step::Wait,
+                });
+            }
+            match self.connection.poll_send(cx, &mut scratch.out) {
+                Poll::Ready(Ok(())) => Ok(Step::Again),
+                Poll::Ready(Err(error)) => Err(lost(error)),
+                // For how long is the engine's business: it closes a link whose peer takes nothing any more.
+                Poll::Pending => Ok(Step::Wait),
+            }
         })
-    }
-
-    /// True: everything encrypted has been handed to the system.
-    fn flush(&mut self, cx: &mut Context<'_>) -> Result<bool, Over> {
-        match self.connection.poll_flush(cx) {
-            Poll::Ready(Ok(())) => Ok(true),
-            Poll::Ready(Err(error)) => Err(lost(error)),
-            // For how long is the engine's business: it closes a link whose peer takes nothing any more.
-            Poll::Pending => Ok(false),
-        }
     }
 
     /// Reads once.
@@ -189,14 +158,12 @@ impl<'a> Carrier<'a> {
             return Ok(Step::Again);
         }
         with_scratch(|scratch| {
-            scratch.cells.clear();
-            scratch.cells.extend_from_slice(&self.rest);
-            let Poll::Ready(got) = self.connection.poll_read(cx, scratch) else {
+            let Poll::Ready(read) = self.connection.poll_read(cx, &mut scratch.wire) else {
                 return Ok(Step::Wait);
             };
-            let got = got.map_err(lost)?;
-            self.rest.clear();
-            self.receive(scratch)?;
+            let (got, incoming) = read.map_err(lost)?;
+            let cell = self.receive(incoming.cells)?;
+            self.connection.keep(cell, incoming.rest);
             match got {
                 Got::Some => Ok(Step::Again),
                 Got::Full => Ok(Step::Yield),
@@ -217,10 +184,11 @@ impl<'a> Carrier<'a> {
         Ok(Step::Yield)
     }
 
-    /// Carries until the link is over.
-    pub(super) async fn run(mut self) {
-        if self.begin().is_err() {
-            return;
+    /// Carries until the link is over. `first`: cells, and the start of one, that came with the handshake.
+    pub(super) async fn run(mut self, mut first: Vec<u8>) {
+        match self.receive(&mut first) {
+            Ok(cell) => self.connection.keep_first(cell),
+            Err(Over) => return,
         }
         std::future::poll_fn(|cx| {
             self.task.waker.register(cx.waker());

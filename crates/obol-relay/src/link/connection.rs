@@ -2,12 +2,15 @@
 //! its halves, and so that a quiet link holds no buffers.
 //!
 //! ```text
-//!  socket ─ read ─► scratch.wire ─ TLS ─► cells, behind what is left of the last one
-//!  cells ─ TLS ─► records ─ one vectored write ─► socket
+//!  socket ─ read ─► scratch.wire: records ─ opened where they lie ─► cells, behind what is left of the last one
+//!  cells ─► scratch.out, with room for heads and tails ─ sealed where they lie: records ─ one write ─► socket
 //! ```
+//!
+//! With TLS 1.2, which no implementation of Tor still prefers, rustls goes on with the records, and copies.
 
 use std::cell::RefCell;
-use std::io::{self, BufRead as _, IoSlice, Write as _};
+use std::io::{self, Read as _, Write as _};
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -17,29 +20,75 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::handshake::LinkStream;
+use crate::tls::records::{self, CONTENT_MAX, HEAD, Opener, RECORD_MAX, Sealer, TAIL};
 
 /// Bytes that are asked of the system at once.
 const READ: usize = 64 * 1024;
+
+/// What may be left of an earlier read: the start of a cell, and that of a record.
+const REST_MAX: usize = 1024 + RECORD_MAX;
 
 /// Bytes that the system may hold of what is not sent yet. More would only be a queue in which nobody has priority; less,
 /// and a fast link runs dry between two wakes.
 const UNSENT: u32 = 256 * 1024;
 
+/// A read and what is left of those before it.
+pub(super) type Wire = [u8; REST_MAX + READ];
+
 /// Buffers that are in use only between two awaits: one set for each thread, whatever the number of links.
 pub(super) struct Scratch {
-    /// As it came.
-    wire: Box<[u8; READ]>,
-    /// Decrypted; whole cells, and the start of one.
-    pub(super) cells: Vec<u8>,
-    /// Cells to be sent.
-    pub(super) out: Vec<u8>,
+    pub(super) wire: Box<Wire>,
+    pub(super) out: Outgoing,
+}
+
+/// What was read.
+pub(super) struct Incoming<'a> {
+    /// Cells, and the start of one.
+    pub(super) cells: &'a mut [u8],
+    /// The start of a record.
+    pub(super) rest: &'a [u8],
+}
+
+/// Cells to be sent, a record's worth each, with room for what TLS puts around them.
+#[derive(Default)]
+pub(super) struct Outgoing {
+    bytes: Vec<u8>,
+    /// Where the contents are.
+    contents: Vec<Range<usize>>,
+}
+
+impl Outgoing {
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.contents.clear();
+    }
+
+    /// Adds what `write` appends as one record. Returns what it returns.
+    pub(super) fn record<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; HEAD]);
+        let done = write(&mut self.bytes);
+        let content = start + HEAD..self.bytes.len();
+        if content.is_empty() {
+            self.bytes.truncate(start);
+        } else {
+            self.bytes.extend_from_slice(&[0; TAIL]);
+            self.contents.push(content);
+        }
+        done
+    }
+
+    /// Whether there is nothing to be sent.
+    pub(super) fn is_empty(&self) -> bool {
+        self.contents.is_empty()
+    }
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch {
-        wire: Box::new([0; READ]),
-        cells: Vec::with_capacity(READ + 4096),
-        out: Vec::with_capacity(READ),
+        wire: Box::new([0; REST_MAX + READ]),
+        out: Outgoing::default(),
     });
 }
 
@@ -59,43 +108,29 @@ pub(super) enum Got {
     End,
 }
 
+/// Who seals and opens.
+#[derive(Debug)]
+enum Tls {
+    Ours(Sealer, Opener),
+    Rustls(Box<Session>),
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Connection {
     socket: TcpStream,
-    session: Session,
-}
-
-/// A socket as TLS wants it: what would block says so.
-struct Socket<'a, 'b> {
-    socket: &'a mut TcpStream,
-    cx: &'a mut Context<'b>,
-}
-
-fn blocking<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
-    match poll {
-        Poll::Ready(done) => done,
-        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-    }
-}
-
-impl io::Write for Socket<'_, '_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        blocking(Pin::new(&mut *self.socket).poll_write(self.cx, bytes))
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        blocking(Pin::new(&mut *self.socket).poll_write_vectored(self.cx, slices))
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    tls: Tls,
+    /// Read and not used yet: `cells` bytes of the start of a cell, then the start of a record.
+    rest: Vec<u8>,
+    cells: usize,
+    /// Records that the socket did not take; the first `sent` bytes are gone.
+    unsent: Vec<u8>,
+    sent: usize,
 }
 
 impl Connection {
-    /// Goes on with a connection on which the handshakes are done.
-    pub(super) fn new(stream: LinkStream) -> Self {
+    /// Goes on with a connection on which the handshakes are done. Adds to `cells` what TLS has read already.
+    pub(super) fn new(stream: LinkStream, cells: &mut Vec<u8>) -> io::Result<Self> {
         let (socket, mut session) = match stream {
             LinkStream::Client(stream) => {
                 let (socket, session) = stream.into_inner();
@@ -106,80 +141,198 @@ impl Connection {
                 (socket, Session::Server(session))
             }
         };
-        // What is given to it is written at once, so that its own limit would only be in the way.
-        session.set_buffer_limit(None);
+        let state = session.process_new_packets().map_err(io::Error::other)?;
+        let mut read = vec![0; state.plaintext_bytes_to_read()];
+        session.reader().read_exact(&mut read)?;
+        cells.append(&mut read);
+        let mut unsent = Vec::new();
+        while session.wants_write() {
+            session.write_tls(&mut unsent)?;
+        }
+        let (socket, mut rest, secrets) = socket.into_parts();
         // Where the system knows no such limit, its own holds.
         let _ = SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT);
-        Self { socket, session }
+        let tls = match records::take_over(session, &secrets) {
+            Ok(taken) => {
+                let (sealer, opener) = taken?;
+                Tls::Ours(sealer, opener)
+            }
+            Err(mut session) => {
+                // What is given to it is taken at once, so that its own limit would only be in the way.
+                session.set_buffer_limit(None);
+                rest.clear();
+                Tls::Rustls(Box::new(session))
+            }
+        };
+        Ok(Self {
+            socket,
+            tls,
+            rest,
+            cells: 0,
+            unsent,
+            sent: 0,
+        })
     }
 
-    /// Reads once, and adds what was decrypted to `scratch.cells`.
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch) -> Poll<io::Result<Got>> {
-        let mut buffer = ReadBuf::new(&mut *scratch.wire);
+    /// Reads once.
+    pub(super) fn poll_read<'a>(
+        &mut self,
+        cx: &mut Context<'_>,
+        wire: &'a mut Wire,
+    ) -> Poll<io::Result<(Got, Incoming<'a>)>> {
+        let start = self.rest.len();
+        let mut buffer = ReadBuf::new(&mut wire[start..start + READ]);
         ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer))?;
-        let mut wire = buffer.filled();
-        let got = match wire.len() {
-            0 => return Poll::Ready(Ok(Got::End)),
+        let read = buffer.filled().len();
+        let got = match read {
+            0 => Got::End,
             READ => Got::Full,
             _ => Got::Some,
         };
-        while !wire.is_empty() {
-            self.session.read_tls(&mut wire)?;
-            if self.decrypt(&mut scratch.cells)? {
-                return Poll::Ready(Ok(Got::End));
+        wire[..start].copy_from_slice(&self.rest);
+        let end = start + read;
+        let (cells, rest, ended) = match &mut self.tls {
+            Tls::Ours(_, opener) => {
+                let opened = opener.open(&mut wire[..end], self.cells)?;
+                (opened.content, opened.rest..end, opened.ended)
+            }
+            Tls::Rustls(session) => {
+                let records = wire[start..end].to_vec();
+                let (cells, ended) = decrypt(session, &records, &mut wire[..], start)?;
+                (cells, cells..cells, ended)
+            }
+        };
+        let (cells, behind) = wire.split_at_mut(cells);
+        let rest = &behind[rest.start - cells.len()..rest.end - cells.len()];
+        Poll::Ready(Ok((if ended { Got::End } else { got }, Incoming { cells, rest })))
+    }
+
+    /// Keeps what was read and is of no use yet: the start of a cell, the start of a record.
+    pub(super) fn keep(&mut self, cell: &[u8], record: &[u8]) {
+        self.rest.clear();
+        self.rest.extend_from_slice(cell);
+        self.rest.extend_from_slice(record);
+        self.cells = cell.len();
+        if self.rest.is_empty() {
+            self.rest = Vec::new();
+        }
+    }
+
+    /// Keeps the start of a cell that was read before anything else.
+    pub(super) fn keep_first(&mut self, cell: &[u8]) {
+        let record = core::mem::take(&mut self.rest);
+        self.keep(cell, &record);
+    }
+
+    /// Sends what is in `out`. Ready: the system has taken all of it. Pending: the rest is kept, and has to be
+    /// [flushed](Self::poll_flush) before more is sent.
+    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>, out: &mut Outgoing) -> Poll<io::Result<()>> {
+        self.tls.seal(out)?;
+        let mut sent = 0;
+        while sent < out.bytes.len() {
+            match Pin::new(&mut self.socket).poll_write(cx, &out.bytes[sent..])? {
+                Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(len) => sent += len,
+                Poll::Pending => {
+                    self.unsent.extend_from_slice(&out.bytes[sent..]);
+                    return Poll::Pending;
+                }
             }
         }
-        Poll::Ready(Ok(got))
+        Poll::Ready(Ok(()))
     }
 
-    /// Adds what the session has read to `cells`. True: the peer sends no more.
-    pub(super) fn decrypt(&mut self, cells: &mut Vec<u8>) -> io::Result<bool> {
-        let state = self.session.process_new_packets().map_err(io::Error::other)?;
-        let mut left = state.plaintext_bytes_to_read();
-        let mut reader = self.session.reader();
-        while left > 0 {
-            let chunk = reader.fill_buf()?;
-            let len = chunk.len();
-            cells.extend_from_slice(chunk);
-            reader.consume(len);
-            // A chunk is never empty while something is left.
-            left = left.saturating_sub(len.max(1));
-        }
-        Ok(state.peer_has_closed())
-    }
-
-    /// Encrypts cells; [`poll_flush`](Self::poll_flush) sends them.
-    pub(super) fn encrypt(&mut self, cells: &[u8]) -> io::Result<()> {
-        self.session.writer().write_all(cells)
-    }
-
-    /// Whether all that was encrypted has been handed to the system.
-    pub(super) fn is_flushed(&self) -> bool {
-        !self.session.wants_write()
-    }
-
-    /// Hands the system what it takes of what was encrypted. Ready: all of it.
+    /// Hands the system what it takes of what was kept. Ready: all of it.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.session.wants_write() {
-            let mut socket = Socket {
-                socket: &mut self.socket,
-                cx,
-            };
-            match self.session.write_tls(&mut socket) {
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
-                Err(error) => return Poll::Ready(Err(error)),
+        while self.sent < self.unsent.len() {
+            match ready!(Pin::new(&mut self.socket).poll_write(cx, &self.unsent[self.sent..]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                len => self.sent += len,
             }
+        }
+        if self.sent > 0 {
+            self.unsent = Vec::new();
+            self.sent = 0;
         }
         Poll::Ready(Ok(()))
     }
 
     /// Says goodbye, as far as the peer still listens.
     pub(super) async fn close(mut self) {
-        self.session.send_close_notify();
+        if self.tls.close(&mut self.unsent).is_err() {
+            return;
+        }
         // Best effort: the peer may be gone.
         let _ = std::future::poll_fn(|cx| self.poll_flush(cx)).await;
         let _ = std::future::poll_fn(|cx| Pin::new(&mut self.socket).poll_shutdown(cx)).await;
     }
 }
+
+impl Tls {
+    /// Makes records of the contents in `out`.
+    fn seal(&mut self, out: &mut Outgoing) -> io::Result<()> {
+        match self {
+            Tls::Ours(sealer, opener) => {
+                let update = core::mem::take(&mut opener.asked) || sealer.is_due(out.contents.len());
+                if !update && out.contents.iter().all(|content| content.len() <= CONTENT_MAX) {
+                    return out
+                        .contents
+                        .iter()
+                        .try_for_each(|content| sealer.seal(&mut out.bytes[content.start - HEAD..content.end + TAIL]));
+                }
+                let mut records = Vec::new();
+                if update {
+                    sealer.update(&mut records)?;
+                }
+                for content in &out.contents {
+                    for part in out.bytes[content.clone()].chunks(CONTENT_MAX) {
+                        sealer.append(part, &mut records)?;
+                    }
+                }
+                out.bytes = records;
+            }
+            Tls::Rustls(session) => {
+                for content in &out.contents {
+                    session.writer().write_all(&out.bytes[content.clone()])?;
+                }
+                out.bytes.clear();
+                while session.wants_write() {
+                    session.write_tls(&mut out.bytes)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what is said last to `unsent`.
+    fn close(&mut self, unsent: &mut Vec<u8>) -> io::Result<()> {
+        match self {
+            Tls::Ours(sealer, _) => sealer.close(unsent),
+            Tls::Rustls(session) => {
+                session.send_close_notify();
+                while session.wants_write() {
+                    session.write_tls(unsent)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Opens `records` with rustls; their content goes to `out[at..]`. Returns its end, and whether the peer sends no more.
+fn decrypt(session: &mut Session, mut records: &[u8], out: &mut [u8], mut at: usize) -> io::Result<(usize, bool)> {
+    let mut ended = false;
+    while !records.is_empty() && !ended {
+        session.read_tls(&mut records)?;
+        let state = session.process_new_packets().map_err(io::Error::other)?;
+        let len = state.plaintext_bytes_to_read();
+        let space = out.get_mut(at..at + len).ok_or(io::ErrorKind::InvalidData)?;
+        session.reader().read_exact(space)?;
+        at += len;
+        ended = state.peer_has_closed();
+    }
+    Ok((at, ended))
+}
+
+#[cfg(test)]
+mod tests;
