@@ -1,5 +1,5 @@
 //! TLS 1.3 records of a connection on which rustls has done the handshake: sealed and opened where they lie, without a copy and
-//! without an allocation (docs/adr/0009).
+//! without an allocation (docs/adr/0012).
 //!
 //! RFC 8446, sections 5 (records), 4.6.3 and 7.2 (key update), 6 (alerts). A record of ours carries what its caller put into it,
 //! without padding:
