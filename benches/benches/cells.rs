@@ -4,7 +4,7 @@ use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use obol_bench::middle::Middle;
 use obol_bench::wire::CELL;
-use obol_onion::crypto::tor1::{BODY_LEN, CircuitKeys, ClientLayers, KEY_MATERIAL_LEN};
+use obol_onion::crypto::tor1::{BODY_LEN, CircuitKeys, ClientLayers, Digest, KEY_MATERIAL_LEN, Marker};
 
 /// As many cells as a read of 64 KiB brings.
 const BATCH: usize = 127;
@@ -60,6 +60,24 @@ mod tor1 {
         let mut body = [0xa7; BODY_LEN];
         let bencher = bencher.counter(BytesCount::new(BODY_LEN));
         bencher.bench_local(|| backward.originate(black_box(&mut body)));
+    }
+
+    /// A batch of cells of several circuits, in turn, marked but not encrypted.
+    #[divan::bench(args = [1, 4, 8, 16, 64])]
+    fn mark_circuits(bencher: Bencher<'_, '_>, circuits: usize) {
+        let mut digests: Vec<Digest> = (0..circuits).map(|_| keys().relay_layers().1.digest()).collect();
+        let mut marker = Marker::new();
+        let mut out = [0xa7; BATCH * CELL];
+        bencher.counter(BytesCount::new(BATCH * BODY_LEN)).bench_local(|| {
+            for digest in digests.drain(..) {
+                marker.circuit(digest);
+            }
+            for number in 0..BATCH {
+                marker.cell(number % circuits, (number + 1) * CELL - BODY_LEN);
+            }
+            marker.mark(black_box(&mut out));
+            digests.extend(marker.digests());
+        });
     }
 }
 

@@ -12,17 +12,23 @@
 //!
 //! | end | away from the client | towards the client |
 //! |---|---|---|
-//! | relay | [`ForwardLayer::open`] | [`BackwardLayer::seal`], [`BackwardLayer::originate`] |
+//! | relay | [`ForwardLayer::open`] | [`BackwardLayer::seal`], [`BackwardLayer::originate`], many at once: [`Marker`] |
 //! | client | [`ClientLayers::originate`] | [`ClientLayers::open`] |
 //!
 //! Everything works in place and allocates nothing. A body is only hashed when its `recognized` field is zero after
 //! the layer came off, and the running digest moves only when the four bytes match: a cell for another hop, or a forged
 //! one, leaves no trace in it.
 
+mod digest;
+mod lanes;
+mod marker;
+
 use cipher::{KeyIvInit as _, StreamCipher as _};
-use sha1::{Digest as _, Sha1};
 use subtle::ConstantTimeEq as _;
 use zeroize::{Zeroize, ZeroizeOnDrop};
+
+pub use digest::Digest;
+pub use marker::Marker;
 
 /// Length of a relay cell's body: a fixed-length cell without its circuit id and command.
 pub const BODY_LEN: usize = 509;
@@ -140,14 +146,14 @@ impl CircuitKeys {
 /// One direction of one hop: the key stream and the running digest.
 struct Layer {
     cipher: Cipher,
-    digest: Sha1,
+    digest: Digest,
 }
 
 impl Layer {
     fn new(key: &[u8; 16], seed: &[u8; 20]) -> Self {
         Self {
             cipher: Cipher::new(key.into(), &[0; 16].into()),
-            digest: Sha1::new_with_prefix(seed),
+            digest: Digest::new(seed),
         }
     }
 
@@ -163,7 +169,7 @@ impl Layer {
         body[RECOGNIZED].fill(0);
         body[DIGEST].fill(0);
         self.digest.update(body.as_slice());
-        let tag: [u8; 20] = self.digest.clone().finalize().into();
+        let tag = self.digest.value();
         body[DIGEST].copy_from_slice(&tag[..4]);
         Tag(tag)
     }
@@ -185,7 +191,7 @@ impl Layer {
         ahead.update(body.as_slice());
         // What goes on to the next hop must be what came: put the field back in any case.
         body[DIGEST].copy_from_slice(&carried);
-        let tag: [u8; 20] = ahead.clone().finalize().into();
+        let tag = ahead.value();
         if bool::from(carried.ct_eq(&tag[..4])) {
             self.digest = ahead;
             Some(Tag(tag))
@@ -220,7 +226,7 @@ impl ForwardLayer {
 pub struct BackwardLayer(Layer);
 
 impl BackwardLayer {
-    /// Adds our layer to a body that a later hop sent.
+    /// Adds our layer to a body that a later hop sent, or that was marked here.
     #[inline]
     pub fn seal(&mut self, body: &mut [u8; BODY_LEN]) {
         self.0.crypt(body);
@@ -232,6 +238,20 @@ impl BackwardLayer {
         let tag = self.0.mark(body);
         self.0.crypt(body);
         tag
+    }
+
+    /// The running digest, for a [`Marker`]. What that gives back is to be put back with [`set_digest`](Self::set_digest)
+    /// before the next cell is originated.
+    #[inline]
+    pub fn digest(&self) -> Digest {
+        self.0.digest.clone()
+    }
+
+    /// Puts back the digest that a [`Marker`] has moved on. Bodies that it marked are then encrypted with
+    /// [`seal`](Self::seal), in the order in which they were added to it.
+    #[inline]
+    pub fn set_digest(&mut self, digest: Digest) {
+        self.0.digest = digest;
     }
 }
 
