@@ -18,14 +18,14 @@ pub(crate) enum Kind {
     Sealed,
     /// Goes out as it is: a RELAY_EARLY cell.
     SealedEarly,
-    /// Goes out as it is, and is free: this hop's own payment message.
-    Answer,
     /// From a later hop: our layer is still to be put on.
     Relayed,
     /// Our own: still to be marked and encrypted.
     Originated,
     /// Our own DATA, which counts in the circuit's window: still to be marked and encrypted.
     Data,
+    /// Our own payment message, which is free: still to be marked and encrypted.
+    Answer,
 }
 
 /// One waiting cell.

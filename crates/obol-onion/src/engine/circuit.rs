@@ -61,27 +61,26 @@ pub(crate) struct Layers {
     pub(crate) backward: BackwardLayer,
 }
 
-/// Cells waiting in one direction. `sealed` are complete; `raw` come after them and still need our layer.
+/// Cells waiting in one direction.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    pub(crate) sealed: List,
-    pub(crate) raw: List,
-    /// This hop's own payment messages among `sealed`: while there are any, the queue is scheduled as a paid one.
-    pub(crate) answers: u32,
+    /// This hop's own payment messages, which go first: while there are any, the queue is scheduled as a paid one.
+    pub(crate) answers: List,
+    /// All others.
+    pub(crate) cells: List,
     /// The entry in a schedule that is valid; 0 if there is none.
     pub(crate) ticket: u32,
 }
 
 impl Queue {
     pub(crate) fn len(&self) -> usize {
-        self.sealed.len() + self.raw.len()
+        self.answers.len() + self.cells.len()
     }
 
     pub(crate) fn clear(&mut self, pool: &mut Pool) -> usize {
         let cells = self.len();
-        pool.clear(&mut self.sealed);
-        pool.clear(&mut self.raw);
-        self.answers = 0;
+        pool.clear(&mut self.answers);
+        pool.clear(&mut self.cells);
         self.ticket = 0;
         cells
     }

@@ -157,6 +157,13 @@ impl<N: Name, T> Table<N, T> {
         self.entries.get_mut(index as usize).and_then(|entry| entry.1.as_mut())
     }
 
+    /// The entry with this index, and its full name.
+    #[inline]
+    pub(crate) fn named_mut(&mut self, index: u32) -> Option<(N, &mut T)> {
+        let (generation, value) = self.entries.get_mut(index as usize)?;
+        Some((N::new(*generation, index), value.as_mut()?))
+    }
+
     /// The full name of the entry that now has this index.
     pub(crate) fn name(&self, index: u32) -> Option<N> {
         match self.entries.get(index as usize) {

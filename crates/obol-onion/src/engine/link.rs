@@ -22,6 +22,7 @@ use super::hash::Seeded;
 use super::ids::{LinkId, Time};
 use super::padding::Padding;
 use super::schedule::{Entry, Schedule};
+use super::seal::Raw;
 use super::wire::{CELL_LEN, DestroyReason, HEADER_LEN, LINK_MESSAGE_MAX, command};
 use crate::crypto::tor1::BODY_LEN;
 
@@ -81,8 +82,10 @@ pub(crate) struct Link {
     /// Ids whose DESTROY waits in `control`.
     buried: Vec<u32>,
     pub(crate) schedule: Schedule,
-    /// With a configured rate: cells chosen and sealed, for the writer to take.
+    /// With a configured rate: cells chosen, for the writer to take.
     pub(crate) staged: Vec<u8>,
+    /// Those of them that still need our layer.
+    pub(crate) staged_raw: Vec<Raw>,
     /// Queues that have to wait until the writer has taken `staged`.
     pub(crate) parked: Vec<Entry>,
     /// Bytes of a passed-over cell still to come.
@@ -212,6 +215,7 @@ impl Engine {
             buried: Vec::new(),
             schedule: Schedule::new(self.hash),
             staged: Vec::new(),
+            staged_raw: Vec::new(),
             parked: Vec::new(),
             skip: 0,
             writer_idle: true,

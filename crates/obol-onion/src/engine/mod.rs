@@ -17,6 +17,7 @@
 //! | [`relay_cell`], [`stream`], [`arrivals`] | RELAY cells; streams that end here; what comes for them |
 //! | [`window`], [`vegas`], [`flow`], [`congestion`] | flow control of circuits and of streams; its parameters |
 //! | [`queue`], [`schedule`], [`rate`], [`memory`], [`cells`] | cells waiting: order, classes, rate, budget, slots |
+//! | [`seal`] | our layer on what leaves towards the client |
 //! | [`payments`] | credit and payment messages |
 //!
 //! A fault of a circuit ends that circuit, a fault of a link that link ([`LinkFault`]), and nothing else.
@@ -41,6 +42,7 @@ mod rate;
 mod relay_cell;
 mod rng;
 mod schedule;
+mod seal;
 mod stream;
 mod vegas;
 mod window;
@@ -76,6 +78,7 @@ use memory::Memory;
 use rate::Bucket;
 use rng::Rng;
 use schedule::Schedule;
+use seal::Raw;
 
 /// What the engine has counted since it was made, and what it has now. Indices: class 0 paid, 1 unpaid; direction 0
 /// towards the client, 1 away from it.
@@ -173,6 +176,8 @@ pub struct Engine {
     closing: bool,
     events: VecDeque<Event>,
     woken: Vec<LinkId>,
+    /// Empty between calls: room for the list of a batch.
+    raw: Vec<Raw>,
     counters: Counters,
 }
 
@@ -202,6 +207,7 @@ impl Engine {
             closing: false,
             events: VecDeque::new(),
             woken: Vec::new(),
+            raw: Vec::new(),
             counters: Counters::default(),
         }
     }

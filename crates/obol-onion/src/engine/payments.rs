@@ -49,17 +49,13 @@ impl Engine {
         self.circuits.get(circuit).map(|this| this.metered)
     }
 
-    /// Sends a relay message 51 to the client, ahead of all that waits for our layer. Longer than 498 bytes: not sent.
+    /// Sends a relay message 51 to the client, ahead of all else that waits on the circuit. Longer than 498 bytes: not sent.
     pub fn answer(&mut self, circuit: CircuitId, body: &[u8]) {
         let Some(this) = self.circuits.get(circuit) else { return };
         if body.len() > DATA_MAX || this.layers.is_none() {
             return;
         }
         let slot = self.compose(Kind::Answer, relay::PAYMENT_TO_ORIGIN, 0, body);
-        let body = &mut self.pool.slot_mut(slot).body;
-        if let Some(layers) = self.circuits.get_mut(circuit).and_then(|this| this.layers.as_mut()) {
-            layers.backward.originate(body);
-        }
         self.enqueue(circuit.index, BACKWARD, slot);
         self.pace(self.now);
     }

@@ -1,17 +1,14 @@
 //! Cells on their way out: into a circuit's queue, and from there to a link.
 //!
-//! The layer is put on at arrival for circuits with credit, and when the cell leaves for those without: so this hop's own
-//! payment answer can be sealed now and still overtake what waits. Since a queue is always *sealed cells, then raw ones*,
-//! every circuit's cells are encrypted in the order in which they are sent, whatever happens to its class:
+//! Cells away from the client wait complete, those towards it without our layer: it goes on when they are on their way to
+//! the socket ([`seal`](super::seal)). So every circuit's cells are encrypted in the order in which they are sent, whatever
+//! happens to its class, and this hop's own payment answers overtake what waits:
 //!
-//! | | sealed | raw |
+//! | a queue | answers | cells |
 //! |---|---|---|
-//! | cell arrives, circuit paid | behind | (none) |
-//! | cell arrives, circuit unpaid | | behind |
 //! | own answer | behind | |
-//! | unpaid → paid | all raw ones, sealed now, behind | none |
-//! | paid → unpaid | stay | |
-//! | a cell leaves | first | only when none is sealed |
+//! | any other cell | | behind |
+//! | a cell leaves | first | only when no answer waits |
 //!
 //! With a configured rate one schedule for all links hands out the tokens; without, each link has its own and its writer
 //! takes as much as the socket does.
@@ -23,9 +20,9 @@ use super::config::UnpaidShare;
 use super::event::{Event, PaymentEvent};
 use super::ids::{CircuitId, LinkId, Table, Time};
 use super::schedule::{Class, Entry, Schedule};
-use super::wire::{CELL_LEN, DestroyReason, command};
+use super::seal::Raw;
+use super::wire::{CELL_LEN, DestroyReason, HEADER_LEN, command};
 use super::{Engine, Pacer};
-use crate::crypto::tor1::BODY_LEN;
 
 /// With a configured rate: bytes that wait for one link's writer at most, so that what is chosen is also soon sent.
 const STAGED_MAX: usize = 32 * 1024;
@@ -44,25 +41,6 @@ pub enum Transmit {
     Idle,
 }
 
-/// Puts our layer on a raw cell towards the client.
-#[inline]
-pub(crate) fn seal(circuit: &mut Circuit, kind: Kind, body: &mut [u8; BODY_LEN]) {
-    let Some(layers) = &mut circuit.layers else { return };
-    match kind {
-        Kind::Relayed => layers.backward.seal(body),
-        Kind::Originated => {
-            layers.backward.originate(body);
-        }
-        Kind::Data => {
-            let tag = layers.backward.originate(body);
-            if let Some(edge) = &mut circuit.edge {
-                edge.window.encrypted(tag);
-            }
-        }
-        Kind::Sealed | Kind::SealedEarly | Kind::Answer => {}
-    }
-}
-
 /// Whether a schedule's entry is the valid one of the queue that it names.
 #[inline]
 fn holds(circuits: &Table<CircuitId, Box<Circuit>>, entry: &Entry) -> bool {
@@ -72,8 +50,7 @@ fn holds(circuits: &Table<CircuitId, Box<Circuit>>, entry: &Entry) -> bool {
 }
 
 impl Engine {
-    /// Queues a slot behind everything that waits in its direction; raw kinds are sealed now if the circuit has credit.
-    /// The circuit may be gone afterwards.
+    /// Queues a slot behind everything of its kind that waits in its direction. The circuit may be gone afterwards.
     #[inline]
     pub(crate) fn enqueue(&mut self, index: u32, direction: usize, slot: u32) {
         let Some(circuit) = self.circuits.at_mut(index) else {
@@ -81,20 +58,12 @@ impl Engine {
             return;
         };
         let kind = self.pool.slot(slot).kind;
-        let raw = matches!(kind, Kind::Relayed | Kind::Originated | Kind::Data);
-        let queue = if raw && circuit.class == Class::Unpaid {
-            &mut circuit.queues[direction].raw
-        } else {
-            if raw {
-                seal(circuit, kind, &mut self.pool.slot_mut(slot).body);
-                self.pool.slot_mut(slot).kind = Kind::Sealed;
-            }
-            if kind == Kind::Answer {
-                circuit.queues[direction].answers += 1;
-            }
-            &mut circuit.queues[direction].sealed
+        let queue = &mut circuit.queues[direction];
+        let list = match kind {
+            Kind::Answer => &mut queue.answers,
+            _ => &mut queue.cells,
         };
-        self.pool.push(queue, slot);
+        self.pool.push(list, slot);
         circuit.held += 1;
         let waiting = circuit.queues[direction].len();
         let ticket = circuit.queues[direction].ticket;
@@ -124,7 +93,11 @@ impl Engine {
             queue.ticket = 0;
             return;
         }
-        let class = if queue.answers > 0 { Class::Paid } else { circuit.class };
+        let class = if queue.answers.len() > 0 {
+            Class::Paid
+        } else {
+            circuit.class
+        };
         self.last_ticket = if self.last_ticket == u32::MAX {
             1
         } else {
@@ -165,10 +138,10 @@ impl Engine {
         }
     }
 
-    /// Takes the next cell of a queue, complete, to the end of `out`, and counts it. False if there is none.
+    /// Takes the next cell of a queue to the end of `out`, and counts it. False if there is none.
     #[inline]
-    fn emit(&mut self, index: u32, direction: usize, out: &mut Vec<u8>) -> bool {
-        let Some(circuit) = self.circuits.at_mut(index) else {
+    fn emit(&mut self, index: u32, direction: usize, out: &mut Vec<u8>, raw: &mut Vec<Raw>) -> bool {
+        let Some((name, circuit)) = self.circuits.named_mut(index) else {
             return false;
         };
         let Some(end) = circuit.end(direction) else {
@@ -177,17 +150,22 @@ impl Engine {
         let queue = &mut circuit.queues[direction];
         let Some(slot) = self
             .pool
-            .pop(&mut queue.sealed)
-            .or_else(|| self.pool.pop(&mut queue.raw))
+            .pop(&mut queue.answers)
+            .or_else(|| self.pool.pop(&mut queue.cells))
         else {
             return false;
         };
-        let cell = self.pool.slot_mut(slot);
-        let (kind, early) = (cell.kind, cell.kind == Kind::SealedEarly);
-        seal(circuit, kind, &mut cell.body);
-        let mut header = [0; 5];
+        let cell = self.pool.slot(slot);
+        let kind = cell.kind;
+        let mut header = [0; HEADER_LEN];
         header[..4].copy_from_slice(&end.id.to_be_bytes());
-        header[4] = if early { command::RELAY_EARLY } else { command::RELAY };
+        header[4] = match kind {
+            Kind::SealedEarly => command::RELAY_EARLY,
+            _ => command::RELAY,
+        };
+        if direction == BACKWARD {
+            raw.push(Raw::new(name, kind, out.len()));
+        }
         out.extend_from_slice(&header);
         out.extend_from_slice(&cell.body);
         self.pool.give_back(slot);
@@ -195,7 +173,6 @@ impl Engine {
         let left = circuit.queues[direction].len();
         let resume = direction == BACKWARD && left == EDGE_QUEUE_LOW && circuit.edge.is_some();
         if kind == Kind::Answer {
-            circuit.queues[direction].answers -= 1;
             self.counters.payment_cells[BACKWARD] += 1;
         } else {
             self.charge(index, direction);
@@ -244,15 +221,6 @@ impl Engine {
         if circuit.class == class {
             return;
         }
-        if class == Class::Paid {
-            let mut raw = core::mem::take(&mut circuit.queues[BACKWARD].raw);
-            while let Some(slot) = self.pool.pop(&mut raw) {
-                let cell = self.pool.slot_mut(slot);
-                seal(circuit, cell.kind, &mut cell.body);
-                cell.kind = Kind::Sealed;
-                self.pool.push(&mut circuit.queues[BACKWARD].sealed, slot);
-            }
-        }
         circuit.class = class;
         let paid = class == Class::Paid;
         self.paid_circuits = if paid {
@@ -297,16 +265,21 @@ impl Engine {
         // Tokens may have come since the last time: spend them before looking, or what they bring is overlooked.
         self.unpark(link.index);
         self.pace(now);
+        let mut raw = core::mem::take(&mut self.raw);
         if let Some(this) = self.links.get_mut(link) {
+            raw.extend(this.staged_raw.drain(..).map(|cell| cell.behind(out.len())));
             out.append(&mut this.staged);
         }
         if self.pacer.is_none() {
-            while out.len() + CELL_LEN <= before + max && self.emit_next(link.index, out) {}
+            while out.len() + CELL_LEN <= before + max && self.emit_next(link.index, out, &mut raw) {}
         } else if out.len() > before {
             // There is room again: whoever waited for it may stage for the next time.
             self.unpark(link.index);
             self.pace(now);
         }
+        self.seal(out, &raw);
+        raw.clear();
+        self.raw = raw;
         let Some(this) = self.links.get_mut(link) else {
             return Transmit::Idle;
         };
@@ -320,7 +293,7 @@ impl Engine {
 
     /// One cell of a link's own schedule.
     #[inline]
-    fn emit_next(&mut self, link: u32, out: &mut Vec<u8>) -> bool {
+    fn emit_next(&mut self, link: u32, out: &mut Vec<u8>, raw: &mut Vec<Raw>) -> bool {
         let now = self.now;
         loop {
             let Some(this) = self.links.at_mut(link) else {
@@ -336,7 +309,7 @@ impl Engine {
             if !self.is_valid(entry) {
                 continue;
             }
-            if !self.emit(index, direction, out) {
+            if !self.emit(index, direction, out, raw) {
                 continue;
             }
             if let Some(this) = self.links.at_mut(link) {
@@ -365,7 +338,11 @@ impl Engine {
             queue.ticket = 0;
             return;
         }
-        let class = if queue.answers > 0 { Class::Paid } else { circuit.class };
+        let class = if queue.answers.len() > 0 {
+            Class::Paid
+        } else {
+            circuit.class
+        };
         let neighbour = circuit.neighbour;
         match (&mut self.pacer, self.links.at_mut(link)) {
             (Some(pacer), _) => pacer.schedule.push(class, neighbour, entry),
@@ -452,9 +429,11 @@ impl Engine {
             return None;
         }
         let mut staged = core::mem::take(&mut link.staged);
-        let sent = self.emit(index, direction, &mut staged);
+        let mut raw = core::mem::take(&mut link.staged_raw);
+        let sent = self.emit(index, direction, &mut staged, &mut raw);
         if let Some(link) = self.links.at_mut(end.link) {
             link.staged = staged;
+            link.staged_raw = raw;
         }
         sent.then_some(end.link)
     }

@@ -292,7 +292,13 @@ fn a_queue_beyond_its_cap_ends_its_circuit() {
 }
 
 #[test]
-fn payment_messages_overtake_waiting_unpaid_cells_and_cost_nothing() {
+fn payment_messages_overtake_waiting_cells_of_either_class_and_cost_nothing() {
+    for granted in [0, RICH] {
+        payment_messages_overtake(granted);
+    }
+}
+
+fn payment_messages_overtake(granted: u64) {
     let mut net = Net::of_size(2);
     let client = net.client(0);
     let mut circ = net.open(client, &[0, 1]);
@@ -300,6 +306,7 @@ fn payment_messages_overtake_waiting_unpaid_cells_and_cost_nothing() {
     net.run();
     net.messages(&mut circ);
     net.payments(0);
+    net.nodes[0].grant(circ.names[0], granted);
     net.nodes[1].stream_send(stream, &[0; 100 * DATA_MAX]);
     net.settle();
     let before = net.nodes[0].metered(circ.names[0]).unwrap();
@@ -316,7 +323,7 @@ fn payment_messages_overtake_waiting_unpaid_cells_and_cost_nothing() {
     };
     assert_eq!(
         (*circuit, &body[..], *metered, *credit),
-        (circ.names[0], &b"a question"[..], before, 0)
+        (circ.names[0], &b"a question"[..], before, granted)
     );
     net.nodes[0].answer(circ.names[0], b"an answer");
     assert_eq!(net.deliver(client, 1), 1);
@@ -337,6 +344,29 @@ fn payment_messages_overtake_waiting_unpaid_cells_and_cost_nothing() {
     net.nodes[0].answer(circ.names[0], &[0; 499]);
     net.run();
     assert_eq!(net.messages(&mut circ), []);
+}
+
+#[test]
+fn cells_that_wait_for_their_writer_when_their_circuit_ends_leave_as_padding() {
+    let mut net = Net::new([rated(1 << 30)]);
+    let client = net.client(0);
+    let (ended, mut other) = (net.download(client), net.download(client));
+    net.run();
+    net.messages(&mut other.circ);
+    net.cells(client, ended.circ.id);
+    net.nodes[0].grant(ended.circ.names[0], RICH);
+    net.nodes[0].stream_send(ended.stream, &[0; 5 * DATA_MAX]);
+    net.nodes[0].stream_send(other.stream, &[0; 5 * DATA_MAX]);
+    assert_eq!(net.nodes[0].counters().held, [0, 0], "all of it has been chosen");
+    net.nodes[0].destroy(ended.circ.names[0], DestroyReason::Finished);
+    // Its place is taken by another that has keys of its own.
+    let next = net.open(client, &[0]);
+    assert_eq!(next.names[0].index, ended.circ.names[0].index);
+    let cells = net.cells(client, ended.circ.id);
+    assert_eq!(cells.len(), 1);
+    assert_eq!(cells[0].0, command::DESTROY);
+    assert_eq!(net.cells(client, 0), [(command::PADDING, [0; BODY_LEN]); 5]);
+    assert_eq!(net.messages(&mut other.circ).len(), 5);
 }
 
 #[test]
