@@ -149,6 +149,40 @@ impl Pool {
         list.len += 1;
     }
 
+    /// A new slot with this body, at the end of a list.
+    #[inline]
+    pub(crate) fn append(&mut self, list: &mut List, kind: Kind, body: &[u8; BODY_LEN]) {
+        if self.free == NIL {
+            self.grow();
+        }
+        let index = self.free;
+        let slot = self.slot_mut(index);
+        let next = core::mem::replace(&mut slot.next, NIL);
+        slot.kind = kind;
+        slot.body = *body;
+        self.free = next;
+        self.used += 1;
+        self.push(list, index);
+    }
+
+    /// The first slot of a list, which is given back: what it says stays until another is taken.
+    #[inline]
+    pub(crate) fn shift(&mut self, list: &mut List) -> Option<&Slot> {
+        if list.head == NIL {
+            return None;
+        }
+        let (index, free) = (list.head, self.free);
+        self.free = index;
+        self.used -= 1;
+        let slot = &mut self.chunks[(index / CHUNK) as usize][(index % CHUNK) as usize];
+        list.head = core::mem::replace(&mut slot.next, free);
+        if list.head == NIL {
+            list.tail = NIL;
+        }
+        list.len -= 1;
+        Some(slot)
+    }
+
     #[inline]
     pub(crate) fn pop(&mut self, list: &mut List) -> Option<u32> {
         if list.head == NIL {

@@ -16,7 +16,7 @@ use super::ids::CircuitId;
 use super::memory::Node;
 use super::schedule::Class;
 use super::stream::Edge;
-use super::wire::DestroyReason;
+use super::wire::{CELL_LEN, DestroyReason};
 use crate::crypto::tor1::{BackwardLayer, ForwardLayer};
 
 /// Towards the client.
@@ -150,6 +150,15 @@ impl Circuit {
         }
     }
 
+    /// Cells that it can carry until the last of them has consequences: a message, or another class. At least one.
+    #[inline]
+    pub(crate) fn until_charged(&self) -> u64 {
+        match self.class {
+            Class::Unpaid => u64::MAX,
+            Class::Paid => self.credit.saturating_sub(self.low.max(CELL_LEN as u64)) / CELL_LEN as u64 + 1,
+        }
+    }
+
     /// The ticket of the queue that a schedule's entry names.
     #[inline]
     pub(crate) fn ticket(&self, queue: u32) -> u32 {
@@ -174,7 +183,7 @@ impl Engine {
             self.pool.clear(&mut edge.arrivals.cells);
         }
         circuit.held = 0;
-        self.memory.update(&mut self.circuits, index);
+        self.memory.forget(&mut self.circuits, index);
         let Some(circuit) = self.circuits.remove(name) else {
             return;
         };

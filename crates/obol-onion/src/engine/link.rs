@@ -23,7 +23,7 @@ use super::ids::{LinkId, Time};
 use super::padding::Padding;
 use super::schedule::{Entry, Schedule};
 use super::seal::Raw;
-use super::wire::{CELL_LEN, DestroyReason, HEADER_LEN, LINK_MESSAGE_MAX, command};
+use super::wire::{CELL_LEN, DestroyReason, HEADER_LEN, LINK_MESSAGE_MAX, body, command};
 use crate::crypto::tor1::BODY_LEN;
 
 /// Control cells (CREATE, CREATED, DESTROY, link messages) that may wait for a link's writer, in bytes.
@@ -313,19 +313,14 @@ impl Engine {
                 }
                 continue;
             }
-            let Some((_, rest)) = cell.split_at_mut_checked(HEADER_LEN) else {
-                break;
-            };
-            let Some(body) = rest.first_chunk_mut::<BODY_LEN>() else {
-                break;
-            };
+            let (cells, _) = cell.as_chunks_mut::<CELL_LEN>();
+            if matches!(command, command::RELAY | command::RELAY_EARLY) && !cells.is_empty() {
+                at += CELL_LEN * self.relay_cells(link.index, cells);
+                continue;
+            }
+            let Some(body) = cells.first_mut().map(body) else { break };
             at += CELL_LEN;
             match command {
-                command::RELAY => {
-                    self.used_for_cells(link.index, id);
-                    self.relay_cell(link.index, id, false, body);
-                }
-                command::RELAY_EARLY => self.relay_cell(link.index, id, true, body),
                 command::CREATE | command::CREATE_FAST | command::CREATE2 => {
                     self.create_cell(link.index, id, command, body);
                     if command == command::CREATE2 {

@@ -1,8 +1,8 @@
 //! Who holds how many cells, and who dies first when they become too many.
 //!
 //! Each class has a budget of its own. Circuits are kept in lists by the size of what they hold (four lists per power of
-//! two), so that a large one is found without looking at all of them; a circuit moves between lists only when it crosses
-//! a boundary.
+//! two), so that a large one is found without looking at all of them. A circuit moves up when it crosses a boundary, and
+//! down only when the largest is looked for: most cells come and go without touching a list.
 
 use super::circuit::Circuit;
 use super::ids::{CircuitId, Table};
@@ -90,35 +90,41 @@ impl Memory {
         share.used > share.budget
     }
 
-    /// A circuit now holds `held` cells. Call after every change of that number or of its class.
+    /// What a circuit holds, or its class, has changed. Call after every change.
     #[inline]
     pub(crate) fn update(&mut self, circuits: &mut Table<CircuitId, Box<Circuit>>, index: u32) {
         let Some(circuit) = circuits.at_mut(index) else { return };
-        let (held, counted, class) = (circuit.held, circuit.counted, circuit.class);
-        circuit.counted = held;
-        let node = circuit.node;
-        if node.class == class && counted == held {
-            return;
-        }
+        let (held, class, node) = (circuit.held, circuit.class, circuit.node);
+        let counted = core::mem::replace(&mut circuit.counted, held);
         self.shares[node.class as usize].used -= counted as usize;
         self.shares[class as usize].used += held as usize;
-        let to = bucket(held);
-        if node.class != class || node.bucket != to {
-            self.shift(
-                circuits,
-                index,
-                node,
-                Node {
-                    bucket: to,
-                    class,
-                    prev: NONE,
-                    next: NONE,
-                },
-            );
+        if node.class != class || (held > counted && bucket(held) > node.bucket) {
+            self.shift(circuits, index, node, bucket(held), class);
         }
     }
 
-    fn shift(&mut self, circuits: &mut Table<CircuitId, Box<Circuit>>, index: u32, from: Node, mut to: Node) {
+    /// A circuit is about to be removed; it holds nothing any more.
+    pub(crate) fn forget(&mut self, circuits: &mut Table<CircuitId, Box<Circuit>>, index: u32) {
+        self.update(circuits, index);
+        if let Some(circuit) = circuits.at(index) {
+            self.shift(circuits, index, circuit.node, 0, circuit.class);
+        }
+    }
+
+    /// Moves a circuit between lists.
+    fn shift(
+        &mut self,
+        circuits: &mut Table<CircuitId, Box<Circuit>>,
+        index: u32,
+        from: Node,
+        bucket: u8,
+        class: Class,
+    ) {
+        let mut to = Node {
+            bucket,
+            class,
+            ..Node::default()
+        };
         if from.bucket != 0 {
             if let Some(next) = circuits.at_mut(from.next) {
                 next.node.prev = from.prev;
@@ -149,19 +155,32 @@ impl Memory {
     }
 
     /// The circuit of a class that holds most, give or take a fifth when there are very many of its size.
-    pub(crate) fn largest(&self, circuits: &Table<CircuitId, Box<Circuit>>, class: Class) -> Option<u32> {
-        let share = &self.shares[class as usize];
-        let top = 127u32.checked_sub(share.occupied.leading_zeros())?;
-        let mut at = share.heads[top as usize];
-        let mut largest: Option<(u32, u32)> = None;
-        for _ in 0..COMPARED {
-            let Some(circuit) = circuits.at(at) else { break };
-            if largest.is_none_or(|(held, _)| circuit.held > held) {
-                largest = Some((circuit.held, at));
+    /// Those that have shrunk are moved down on the way, each at most once for the time that it moved up.
+    pub(crate) fn largest(&mut self, circuits: &mut Table<CircuitId, Box<Circuit>>, class: Class) -> Option<u32> {
+        loop {
+            let share = &self.shares[class as usize];
+            let top = 127u32.checked_sub(share.occupied.leading_zeros())?;
+            let mut at = share.heads[top as usize];
+            let mut largest: Option<(u32, u32)> = None;
+            let mut compared = 0;
+            while compared < COMPARED
+                && let Some(circuit) = circuits.at(at)
+            {
+                let (held, node, index) = (circuit.held, circuit.node, at);
+                at = node.next;
+                if bucket(held) < node.bucket {
+                    self.shift(circuits, index, node, bucket(held), class);
+                    continue;
+                }
+                compared += 1;
+                if largest.is_none_or(|(most, _)| held > most) {
+                    largest = Some((held, index));
+                }
             }
-            at = circuit.node.next;
+            if let Some((_, index)) = largest {
+                return Some(index);
+            }
         }
-        largest.map(|(_, index)| index)
     }
 }
 

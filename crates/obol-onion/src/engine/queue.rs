@@ -64,11 +64,24 @@ impl Engine {
             _ => &mut queue.cells,
         };
         self.pool.push(list, slot);
-        circuit.held += 1;
+        if kind == Kind::Answer {
+            // So that it is found by its class.
+            queue.ticket = 0;
+        }
+        self.queued(index, direction, 1);
+    }
+
+    /// Cells were put into a queue. The circuit may be gone afterwards.
+    #[inline]
+    pub(crate) fn queued(&mut self, index: u32, direction: usize, cells: u32) {
+        let Some(circuit) = self.circuits.at_mut(index) else {
+            return;
+        };
+        circuit.held += cells;
         let waiting = circuit.queues[direction].len();
         let ticket = circuit.queues[direction].ticket;
         self.memory.update(&mut self.circuits, index);
-        if ticket == 0 || kind == Kind::Answer {
+        if ticket == 0 {
             self.activate(index, direction);
         }
         if waiting > self.config.circuit_queue {
@@ -122,7 +135,7 @@ impl Engine {
             schedule.sweep(valid);
         }
         schedule.push(class, neighbour, entry);
-        if self.pacer.is_none() {
+        if self.pacer.is_none() && link.writer_idle {
             self.wake_link(end.link);
         }
     }
@@ -138,72 +151,77 @@ impl Engine {
         }
     }
 
-    /// Takes the next cell of a queue to the end of `out`, and counts it. False if there is none.
+    /// Takes up to `most` cells of the queue for which an entry is valid to the end of `out`, and counts them. Returns how
+    /// many. Those that need our layer are added to `raw`.
     #[inline]
-    fn emit(&mut self, index: u32, direction: usize, out: &mut Vec<u8>, raw: &mut Vec<Raw>) -> bool {
+    fn emit(&mut self, entry: Entry, most: usize, out: &mut Vec<u8>, raw: &mut Vec<Raw>) -> u32 {
+        let (index, direction) = (entry.queue >> 1, (entry.queue & 1) as usize);
         let Some((name, circuit)) = self.circuits.named_mut(index) else {
-            return false;
+            return 0;
         };
-        let Some(end) = circuit.end(direction) else {
-            return false;
-        };
+        let Some(end) = circuit.end(direction) else { return 0 };
+        let charged = circuit.until_charged();
         let queue = &mut circuit.queues[direction];
-        let Some(slot) = self
-            .pool
-            .pop(&mut queue.answers)
-            .or_else(|| self.pool.pop(&mut queue.cells))
-        else {
-            return false;
+        if queue.ticket != entry.ticket {
+            return 0;
+        }
+        let waited = queue.len();
+        let answer = queue.answers.len() > 0;
+        let (list, most) = match answer {
+            true => (&mut queue.answers, 1),
+            false => (&mut queue.cells, charged.min(most as u64) as u32),
         };
-        let cell = self.pool.slot(slot);
-        let kind = cell.kind;
         let mut header = [0; HEADER_LEN];
         header[..4].copy_from_slice(&end.id.to_be_bytes());
-        header[4] = match kind {
-            Kind::SealedEarly => command::RELAY_EARLY,
-            _ => command::RELAY,
-        };
-        if direction == BACKWARD {
-            raw.push(Raw::new(name, kind, out.len()));
+        let mut cells = 0;
+        while cells < most
+            && let Some(cell) = self.pool.shift(list)
+        {
+            header[4] = match cell.kind {
+                Kind::SealedEarly => command::RELAY_EARLY,
+                _ => command::RELAY,
+            };
+            if direction == BACKWARD {
+                raw.push(Raw::new(name, cell.kind, out.len()));
+            }
+            out.extend_from_slice(&header);
+            out.extend_from_slice(&cell.body);
+            cells += 1;
         }
-        out.extend_from_slice(&header);
-        out.extend_from_slice(&cell.body);
-        self.pool.give_back(slot);
-        circuit.held = circuit.held.saturating_sub(1);
-        let left = circuit.queues[direction].len();
-        let resume = direction == BACKWARD && left == EDGE_QUEUE_LOW && circuit.edge.is_some();
-        if kind == Kind::Answer {
-            self.counters.payment_cells[BACKWARD] += 1;
-        } else {
-            self.charge(index, direction);
+        circuit.held = circuit.held.saturating_sub(cells);
+        let left = waited - cells as usize;
+        let resume =
+            direction == BACKWARD && left <= EDGE_QUEUE_LOW && waited > EDGE_QUEUE_LOW && circuit.edge.is_some();
+        match answer {
+            true => self.counters.payment_cells[BACKWARD] += 1,
+            false => self.charge(index, direction, cells),
         }
         self.memory.update(&mut self.circuits, index);
         if resume {
             self.wake_senders(index);
         }
-        true
+        cells
     }
 
-    /// Counts one carried cell, and moves the circuit to the unpaid class when its credit is used up.
+    /// Counts carried cells, not more than [`Circuit::until_charged`] says, and moves the circuit to the unpaid class when
+    /// its credit is used up.
     #[inline]
-    pub(crate) fn charge(&mut self, index: u32, direction: usize) {
-        let name = self.circuits.name(index);
-        let Some(circuit) = self.circuits.at_mut(index) else {
+    pub(crate) fn charge(&mut self, index: u32, direction: usize, cells: u32) {
+        let Some((name, circuit)) = self.circuits.named_mut(index) else {
             return;
         };
-        circuit.metered += CELL_LEN as u64;
-        self.counters.cells[circuit.class as usize][direction] += 1;
+        let bytes = u64::from(cells) * CELL_LEN as u64;
+        circuit.metered += bytes;
+        self.counters.cells[circuit.class as usize][direction] += u64::from(cells);
         if circuit.class == Class::Unpaid {
             return;
         }
         // Paid means that there is enough for a cell.
-        circuit.credit -= CELL_LEN as u64;
-        if circuit.credit < circuit.low
-            && let Some(circuit_name) = name
-        {
+        circuit.credit = circuit.credit.saturating_sub(bytes);
+        if circuit.credit < circuit.low {
             circuit.low = 0;
             self.events.push_back(Event::Payment(PaymentEvent::CreditLow {
-                circuit: circuit_name,
+                circuit: name,
                 metered: circuit.metered,
                 credit: circuit.credit,
             }));
@@ -236,10 +254,18 @@ impl Engine {
     }
 
     /// Kills the largest queues of a class that holds more than its budget.
+    #[inline]
     pub(crate) fn enforce_memory(&mut self) {
+        if self.memory.is_over(Class::Unpaid) || self.memory.is_over(Class::Paid) {
+            self.kill_largest();
+        }
+    }
+
+    #[cold]
+    fn kill_largest(&mut self) {
         for class in [Class::Unpaid, Class::Paid] {
             while self.memory.is_over(class) {
-                let Some(victim) = self.memory.largest(&self.circuits, class) else {
+                let Some(victim) = self.memory.largest(&mut self.circuits, class) else {
                     break;
                 };
                 self.counters.killed_memory[class as usize] += 1;
@@ -271,7 +297,10 @@ impl Engine {
             out.append(&mut this.staged);
         }
         if self.pacer.is_none() {
-            while out.len() + CELL_LEN <= before + max && self.emit_next(link.index, out, &mut raw) {}
+            let end = before + max;
+            while out.len() + CELL_LEN <= end && self.emit_next(link.index, (end - out.len()) / CELL_LEN, out, &mut raw)
+            {
+            }
         } else if out.len() > before {
             // There is room again: whoever waited for it may stage for the next time.
             self.unpark(link.index);
@@ -291,9 +320,10 @@ impl Engine {
         Transmit::More
     }
 
-    /// One cell of a link's own schedule.
+    /// What is next in a link's own schedule: one cell, or of a queue that is alone there all of its turns at once, but not
+    /// more than `most`. False if there is nothing.
     #[inline]
-    fn emit_next(&mut self, link: u32, out: &mut Vec<u8>, raw: &mut Vec<Raw>) -> bool {
+    fn emit_next(&mut self, link: u32, most: usize, out: &mut Vec<u8>, raw: &mut Vec<Raw>) -> bool {
         let now = self.now;
         loop {
             let Some(this) = self.links.at_mut(link) else {
@@ -305,18 +335,17 @@ impl Engine {
             let Some(entry) = this.schedule.pop(class, now) else {
                 return false;
             };
-            let (index, direction) = (entry.queue >> 1, (entry.queue & 1) as usize);
-            if !self.is_valid(entry) {
+            let most = if this.schedule.len() == 0 { most } else { 1 };
+            let cells = self.emit(entry, most, out, raw);
+            if cells == 0 {
                 continue;
             }
-            if !self.emit(index, direction, out, raw) {
-                continue;
-            }
+            let again = self.again(entry);
             if let Some(this) = self.links.at_mut(link) {
-                this.schedule.sent(class, now);
-            }
-            if self.is_valid(entry) {
-                self.put_back(link, entry);
+                this.schedule.sent(class, cells, now);
+                if let Some((class, neighbour)) = again {
+                    this.schedule.push(class, neighbour, entry);
+                }
             }
             return true;
         }
@@ -327,38 +356,43 @@ impl Engine {
         holds(&self.circuits, &entry)
     }
 
-    /// After a cell of a queue was sent: the same entry again, at the end, if there is more.
+    /// Where an entry that was taken out of a schedule belongs, if it is still valid and there is more to send.
     #[inline]
-    fn put_back(&mut self, link: u32, entry: Entry) {
-        let Some(circuit) = self.circuits.at_mut(entry.queue >> 1) else {
-            return;
-        };
+    fn again(&mut self, entry: Entry) -> Option<(Class, u32)> {
+        let circuit = self.circuits.at_mut(entry.queue >> 1)?;
         let queue = &mut circuit.queues[(entry.queue & 1) as usize];
+        if queue.ticket != entry.ticket {
+            return None;
+        }
         if queue.len() == 0 {
             queue.ticket = 0;
-            return;
+            return None;
         }
         let class = if queue.answers.len() > 0 {
             Class::Paid
         } else {
             circuit.class
         };
-        let neighbour = circuit.neighbour;
-        match (&mut self.pacer, self.links.at_mut(link)) {
-            (Some(pacer), _) => pacer.schedule.push(class, neighbour, entry),
-            (None, Some(link)) => link.schedule.push(class, neighbour, entry),
-            (None, None) => {}
+        Some((class, circuit.neighbour))
+    }
+
+    /// The same entry again, at the end, if it is still valid and there is more.
+    fn put_back(&mut self, entry: Entry) {
+        if let Some((class, neighbour)) = self.again(entry)
+            && let Some(pacer) = &mut self.pacer
+        {
+            pacer.schedule.push(class, neighbour, entry);
         }
     }
 
-    /// Queues that waited for a slow link go back to the schedule.
+    /// With a configured rate: queues that waited for a slow link go back to the schedule.
     fn unpark(&mut self, link: u32) {
-        let Some(this) = self.links.at_mut(link) else { return };
+        let Some(this) = self.links.at_mut(link).filter(|link| !link.parked.is_empty()) else {
+            return;
+        };
         let mut parked = core::mem::take(&mut this.parked);
         for entry in parked.drain(..) {
-            if self.is_valid(entry) {
-                self.put_back(link, entry);
-            }
+            self.put_back(entry);
         }
         if let Some(this) = self.links.at_mut(link) {
             this.parked = parked;
@@ -395,7 +429,7 @@ impl Engine {
             };
             total -= cell;
             if let Some(pacer) = &mut self.pacer {
-                pacer.schedule.sent(class, now);
+                pacer.schedule.sent(class, 1, now);
                 if let Some(bucket) = &mut pacer.total {
                     bucket.spend(cell);
                 }
@@ -404,14 +438,11 @@ impl Engine {
                     unpaid -= cell;
                 }
             }
-            let more = self.is_valid(entry);
             match link {
-                None if more => self.put_back_arrivals(entry),
+                None if self.is_valid(entry) => self.put_back_arrivals(entry),
                 None => {}
                 Some(link) => {
-                    if more {
-                        self.put_back(link, entry);
-                    }
+                    self.put_back(entry);
                     self.wake_link(link);
                 }
             }
@@ -430,12 +461,12 @@ impl Engine {
         }
         let mut staged = core::mem::take(&mut link.staged);
         let mut raw = core::mem::take(&mut link.staged_raw);
-        let sent = self.emit(index, direction, &mut staged, &mut raw);
+        let sent = self.emit(entry, 1, &mut staged, &mut raw);
         if let Some(link) = self.links.at_mut(end.link) {
             link.staged = staged;
             link.staged_raw = raw;
         }
-        sent.then_some(end.link)
+        (sent > 0).then_some(end.link)
     }
 
     /// When [`wake`](Self::wake) should be called next; `None`: not before something else happens.

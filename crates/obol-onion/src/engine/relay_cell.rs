@@ -13,59 +13,97 @@ use super::circuit::{BACKWARD, FORWARD, Next};
 use super::event::{Event, PaymentEvent};
 use super::link::Place;
 use super::stream::Edge;
-use super::wire::{DATA_MAX, relay};
+use super::wire::{CELL_LEN, DATA_MAX, body, command, relay};
 use crate::crypto::tor1::{BODY_LEN, Tag};
 
 /// RELAY_EARLY cells that one circuit may send away from the client.
 const EARLY_MAX: u8 = 8;
+/// Cells that are queued at once at most: by so many may the limits on waiting cells be exceeded for a moment.
+const RUN_MAX: usize = 32;
 
 impl Engine {
-    /// A RELAY or RELAY_EARLY cell of a link.
+    /// RELAY or RELAY_EARLY cells of a link: as many as the first ones in `cells` have the same command and circuit, so
+    /// that it is looked up once for all of them. Returns how many that are.
     #[inline]
-    pub(crate) fn relay_cell(&mut self, link: u32, id: u32, early: bool, body: &mut [u8; BODY_LEN]) {
+    pub(crate) fn relay_cells(&mut self, link: u32, cells: &mut [[u8; CELL_LEN]]) -> usize {
+        let Some(&[a, b, c, d, command, ..]) = cells.first() else {
+            return 0;
+        };
+        let same = |cell: &&[u8; CELL_LEN]| cell.starts_with(&[a, b, c, d, command]);
+        let run = cells.iter().take(RUN_MAX).take_while(same).count();
+        let cells = &mut cells[..run];
+        let id = u32::from_be_bytes([a, b, c, d]);
+        let early = command == command::RELAY_EARLY;
+        if !early {
+            self.used_for_cells(link, id);
+        }
         let place = self.links.at(link).and_then(|link| link.circuits.get(&id)).copied();
         match place {
-            Some(Place::Prev(index)) => self.forward(index, early, body),
-            Some(Place::Next(index)) => self.backward(index, early, body),
+            Some(Place::Prev(index)) => self.forward(index, early, cells),
+            Some(Place::Next(index)) => self.backward(index, early, cells),
             // A circuit that has just ended, most likely.
             Some(Place::Buried) | None => {}
         }
+        run
     }
 
-    #[inline]
-    fn forward(&mut self, index: u32, early: bool, body: &mut [u8; BODY_LEN]) {
+    fn forward(&mut self, index: u32, early: bool, cells: &mut [[u8; CELL_LEN]]) {
+        let mut cells = cells.iter_mut();
+        // Once, and again after each message for us, which may change the circuit or end it.
+        loop {
+            let Some(circuit) = self.circuits.at_mut(index) else {
+                return;
+            };
+            let Some(layers) = &mut circuit.layers else {
+                return self.protocol_error(index);
+            };
+            let kind = if early { Kind::SealedEarly } else { Kind::Sealed };
+            let open = matches!(circuit.next, Next::Open(_));
+            let (mut queued, mut wrong, mut ours) = (0, false, None);
+            for cell in cells.by_ref() {
+                circuit.early += u8::from(early);
+                wrong = circuit.early > EARLY_MAX;
+                if wrong {
+                    break;
+                }
+                let body = body(cell);
+                if let Some(tag) = layers.forward.open(body) {
+                    ours = Some((tag, body));
+                    break;
+                }
+                wrong = !open;
+                if wrong {
+                    break;
+                }
+                self.pool.append(&mut circuit.queues[FORWARD].cells, kind, body);
+                queued += 1;
+            }
+            if queued > 0 {
+                self.queued(index, FORWARD, queued);
+            }
+            if self.circuits.at(index).is_none() {
+                return;
+            }
+            match ours {
+                _ if wrong => return self.protocol_error(index),
+                Some((tag, body)) => self.recognised(index, early, tag, body),
+                None => return,
+            }
+        }
+    }
+
+    fn backward(&mut self, index: u32, early: bool, cells: &mut [[u8; CELL_LEN]]) {
         let Some(circuit) = self.circuits.at_mut(index) else {
             return;
         };
-        let Some(layers) = &mut circuit.layers else {
-            return self.protocol_error(index);
-        };
-        if early {
-            circuit.early += 1;
-            if circuit.early > EARLY_MAX {
-                return self.protocol_error(index);
-            }
-        }
-        if let Some(tag) = layers.forward.open(body) {
-            return self.recognised(index, early, tag, body);
-        }
-        if !matches!(circuit.next, Next::Open(_)) {
-            return self.protocol_error(index);
-        }
-        let slot = self.pool.take(if early { Kind::SealedEarly } else { Kind::Sealed });
-        self.pool.slot_mut(slot).body = *body;
-        self.enqueue(index, FORWARD, slot);
-    }
-
-    #[inline]
-    fn backward(&mut self, index: u32, early: bool, body: &[u8; BODY_LEN]) {
-        let Some(circuit) = self.circuits.at(index) else { return };
         if early || !matches!(circuit.next, Next::Open(_)) {
             return self.protocol_error(index);
         }
-        let slot = self.pool.take(Kind::Relayed);
-        self.pool.slot_mut(slot).body = *body;
-        self.enqueue(index, BACKWARD, slot);
+        let queue = &mut circuit.queues[BACKWARD].cells;
+        for cell in &mut *cells {
+            self.pool.append(queue, Kind::Relayed, body(cell));
+        }
+        self.queued(index, BACKWARD, cells.len() as u32);
     }
 
     /// A message for this hop.
@@ -81,7 +119,7 @@ impl Engine {
             self.counters.payment_cells[FORWARD] += 1;
             return self.payment_message(index, stream, data);
         }
-        self.charge(index, FORWARD);
+        self.charge(index, FORWARD, 1);
         match command {
             relay::DATA => self.data(index, tag, stream, data),
             relay::SENDME => self.sendme(index, stream, data),

@@ -226,8 +226,9 @@ impl Schedule {
         }
     }
 
-    /// A cell of the entry that was taken out last, of this class, was sent.
-    pub(crate) fn sent(&mut self, class: Class, now: Time) {
+    /// Cells of the entry that was taken out last, of this class, were sent: more than one only if it was the only entry.
+    #[inline]
+    pub(crate) fn sent(&mut self, class: Class, cells: u32, now: Time) {
         match class {
             Class::Unpaid => {
                 self.turn = PAID_WEIGHT;
@@ -238,10 +239,14 @@ impl Schedule {
                     // What it was late, it may make up for, but by one cell only: a crowd that never gets all of its
                     // floor must not always be the one that has waited longest. And what it had beyond its floor is not
                     // held against it later.
-                    let due = this.due.max(Time(now.0.saturating_sub(interval))).plus(interval);
+                    let due = this
+                        .due
+                        .max(Time(now.0.saturating_sub(interval)))
+                        .plus(interval.saturating_mul(cells.into()));
                     this.due = due.min(now.plus(interval));
                 }
             }
+            // The only entry was paid then.
             Class::Paid if self.unpaid > 0 => self.turn = self.turn.saturating_sub(1),
             Class::Paid => {}
         }
@@ -275,7 +280,7 @@ mod tests {
             let now = Time(1_000_000 + cell as u64 * micros);
             let class = schedule.turn(true, true).unwrap();
             let entry = schedule.pop(class, now).unwrap();
-            schedule.sent(class, now);
+            schedule.sent(class, 1, now);
             *sent.entry(entry.queue).or_default() += 1;
             schedule.push(class, neighbour_of(entry.queue), entry);
         }
@@ -350,7 +355,7 @@ mod tests {
         for cell in 0..8_000u64 {
             let now = Time(1_000_000 + cell * 125);
             let entry = schedule.pop(Class::Unpaid, now).unwrap();
-            schedule.sent(Class::Unpaid, now);
+            schedule.sent(Class::Unpaid, 1, now);
             sent[entry.queue as usize] += 1;
             schedule.push(Class::Unpaid, entry.queue, entry);
         }
@@ -368,7 +373,7 @@ mod tests {
             };
             schedule.push(Class::Unpaid, neighbour, entry);
             assert_eq!(schedule.pop(Class::Unpaid, now), Some(entry));
-            schedule.sent(Class::Unpaid, now);
+            schedule.sent(Class::Unpaid, 1, now);
         }
         assert!(schedule.groups.len() < 20, "{}", schedule.groups.len());
     }

@@ -15,8 +15,7 @@
 use super::Engine;
 use super::cells::Kind;
 use super::ids::CircuitId;
-use super::wire::{CELL_LEN, HEADER_LEN};
-use crate::crypto::tor1::BODY_LEN;
+use super::wire::{CELL_LEN, body};
 
 /// A PADDING cell: circuit 0, command 0.
 const PADDING: [u8; CELL_LEN] = [0; CELL_LEN];
@@ -48,13 +47,6 @@ impl Raw {
     fn cell(self, out: &mut [u8]) -> Option<&mut [u8; CELL_LEN]> {
         out.get_mut(self.at..)?.first_chunk_mut()
     }
-}
-
-#[inline]
-fn body(cell: &mut [u8; CELL_LEN]) -> &mut [u8; BODY_LEN] {
-    const { assert!(HEADER_LEN == 5) };
-    let [_, _, _, _, _, body @ ..] = cell;
-    body
 }
 
 impl Engine {

@@ -7,6 +7,14 @@ use crate::crypto::tor1::BODY_LEN;
 pub(crate) const HEADER_LEN: usize = 5;
 /// A fixed-length cell on a link of protocol 4 or 5.
 pub const CELL_LEN: usize = HEADER_LEN + BODY_LEN;
+
+/// The body of a whole cell.
+#[inline]
+pub(crate) fn body(cell: &mut [u8; CELL_LEN]) -> &mut [u8; BODY_LEN] {
+    // As many as `HEADER_LEN`, or the lengths would not fit.
+    let [_, _, _, _, _, body @ ..] = cell;
+    body
+}
 /// Most data in one relay message.
 pub const DATA_MAX: usize = 498;
 /// Longest link message that is taken; longer ones of this command are an error, of other commands passed over.
