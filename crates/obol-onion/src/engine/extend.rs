@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use smallvec::SmallVec;
 
 use super::Engine;
+use super::cells::Kind;
 use super::circuit::{BACKWARD, End, FORWARD, Next, Waiting};
 use super::event::{Event, NextHop, PaymentEvent};
 use super::ids::{CircuitId, LinkId, Time};
@@ -153,20 +154,15 @@ impl Engine {
         self.originate(index, relay::TRUNCATED, 0, &[DestroyReason::Requested as u8]);
     }
 
-    /// Queues a relay message of our own to the client.
+    /// Queues a relay message of our own to the client, other than DATA.
     pub(crate) fn originate(&mut self, index: u32, command: u8, stream: u16, data: &[u8]) {
-        let kind = if command == relay::DATA {
-            super::cells::Kind::Data
-        } else {
-            super::cells::Kind::Originated
-        };
-        let slot = self.compose(kind, command, stream, data);
+        let slot = self.compose(Kind::Originated, command, stream, data);
         self.enqueue(index, BACKWARD, slot);
     }
 
     /// A relay message of our own in a slot, in clear: header, data, four zero bytes, random padding.
     #[inline]
-    pub(crate) fn compose(&mut self, kind: super::cells::Kind, command: u8, stream: u16, data: &[u8]) -> u32 {
+    pub(crate) fn compose(&mut self, kind: Kind, command: u8, stream: u16, data: &[u8]) -> u32 {
         let data = &data[..data.len().min(DATA_MAX)];
         let slot = self.pool.take(kind);
         let body = &mut self.pool.slot_mut(slot).body;

@@ -93,13 +93,26 @@ impl Memory {
     /// What a circuit holds, or its class, has changed. Call after every change.
     #[inline]
     pub(crate) fn update(&mut self, circuits: &mut Table<CircuitId, Box<Circuit>>, index: u32) {
-        let Some(circuit) = circuits.at_mut(index) else { return };
+        if circuits.at_mut(index).is_some_and(|circuit| self.count(circuit)) {
+            self.place(circuits, index);
+        }
+    }
+
+    /// The first half of [`update`](Self::update): counts. True: the other half is needed too.
+    #[inline]
+    pub(crate) fn count(&mut self, circuit: &mut Circuit) -> bool {
         let (held, class, node) = (circuit.held, circuit.class, circuit.node);
         let counted = core::mem::replace(&mut circuit.counted, held);
         self.shares[node.class as usize].used -= counted as usize;
         self.shares[class as usize].used += held as usize;
-        if node.class != class || (held > counted && bucket(held) > node.bucket) {
-            self.shift(circuits, index, node, bucket(held), class);
+        node.class != class || (held > counted && bucket(held) > node.bucket)
+    }
+
+    /// The second half: puts a circuit into the list where it belongs.
+    #[cold]
+    pub(crate) fn place(&mut self, circuits: &mut Table<CircuitId, Box<Circuit>>, index: u32) {
+        if let Some(circuit) = circuits.at(index) {
+            self.shift(circuits, index, circuit.node, bucket(circuit.held), circuit.class);
         }
     }
 

@@ -78,10 +78,12 @@ impl Engine {
             return;
         };
         circuit.held += cells;
-        let waiting = circuit.queues[direction].len();
-        let ticket = circuit.queues[direction].ticket;
-        self.memory.update(&mut self.circuits, index);
-        if ticket == 0 {
+        let queue = &circuit.queues[direction];
+        let (waiting, idle) = (queue.len(), queue.ticket == 0);
+        if self.memory.count(circuit) {
+            self.memory.place(&mut self.circuits, index);
+        }
+        if idle {
             self.activate(index, direction);
         }
         if waiting > self.config.circuit_queue {
@@ -192,11 +194,12 @@ impl Engine {
         let left = waited - cells as usize;
         let resume =
             direction == BACKWARD && left <= EDGE_QUEUE_LOW && waited > EDGE_QUEUE_LOW && circuit.edge.is_some();
+        // Fewer than before: its place in the lists stays.
+        self.memory.count(circuit);
         match answer {
             true => self.counters.payment_cells[BACKWARD] += 1,
             false => self.charge(index, direction, cells),
         }
-        self.memory.update(&mut self.circuits, index);
         if resume {
             self.wake_senders(index);
         }

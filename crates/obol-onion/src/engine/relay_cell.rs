@@ -19,7 +19,7 @@ use crate::crypto::tor1::{BODY_LEN, Tag};
 /// RELAY_EARLY cells that one circuit may send away from the client.
 const EARLY_MAX: u8 = 8;
 /// Cells that are queued at once at most: by so many may the limits on waiting cells be exceeded for a moment.
-const RUN_MAX: usize = 32;
+pub(crate) const RUN_MAX: usize = 32;
 
 impl Engine {
     /// RELAY or RELAY_EARLY cells of a link: as many as the first ones in `cells` have the same command and circuit, so

@@ -102,6 +102,7 @@ impl Schedule {
         self.paid.len() + self.unpaid
     }
 
+    #[inline]
     pub(crate) fn push(&mut self, class: Class, neighbour: u32, entry: Entry) {
         match class {
             Class::Paid => self.paid.push_back(entry),
@@ -159,22 +160,25 @@ impl Schedule {
     }
 
     /// The next entry of a class, taken out.
+    #[inline]
     pub(crate) fn pop(&mut self, class: Class, now: Time) -> Option<Entry> {
         match class {
             Class::Paid => self.paid.pop_front(),
-            Class::Unpaid => {
-                self.now = now;
-                self.tidy();
-                let group = match self.below_floor(now) {
-                    Some(group) => group,
-                    None => self.next_in_ring()?,
-                };
-                self.served = Some(group);
-                let entry = self.groups[group as usize].entries.pop_front();
-                self.unpaid -= usize::from(entry.is_some());
-                entry
-            }
+            Class::Unpaid => self.pop_unpaid(now),
         }
+    }
+
+    fn pop_unpaid(&mut self, now: Time) -> Option<Entry> {
+        self.now = now;
+        self.tidy();
+        let group = match self.below_floor(now) {
+            Some(group) => group,
+            None => self.next_in_ring()?,
+        };
+        self.served = Some(group);
+        let entry = self.groups[group as usize].entries.pop_front();
+        self.unpaid -= usize::from(entry.is_some());
+        entry
     }
 
     /// Forgets groups at the front of the ring that have nothing, and are not below their floor soon.

@@ -21,12 +21,15 @@ use std::net::IpAddr;
 
 use super::Engine;
 use super::arrivals::Arrivals;
+use super::cells::Kind;
+use super::circuit::BACKWARD;
 use super::congestion::VegasParameters;
 use super::event::{Event, Neighbour, Target};
 use super::flow::{Permit, Uptake};
 use super::hash::Seeded;
 use super::ids::{CircuitId, StreamId, Time};
 use super::queue::EDGE_QUEUE_HIGH;
+use super::relay_cell::RUN_MAX;
 use super::window::{CircuitWindow, STREAM_INCREMENT, STREAM_WINDOW};
 use super::wire::{DATA_MAX, EndReason, Ending, relay};
 
@@ -389,7 +392,7 @@ impl Engine {
     pub fn stream_room(&mut self, stream: StreamId) -> Option<usize> {
         let now = self.now;
         let circuit = self.circuits.get_mut(stream.circuit)?;
-        let queued = circuit.queues[super::circuit::BACKWARD].len();
+        let queued = circuit.queues[BACKWARD].len();
         let edge = circuit.edge.as_deref_mut()?;
         let (window, controlled) = (edge.window.room(), edge.window.is_controlled());
         let here = EDGE_QUEUE_HIGH.saturating_sub(queued);
@@ -432,11 +435,26 @@ impl Engine {
                 }
             }
         }
-        for data in bytes.chunks(DATA_MAX) {
-            self.originate(stream.circuit.index, relay::DATA, stream.number, data);
+        for run in bytes.chunks(RUN_MAX * DATA_MAX) {
+            self.package(stream, run);
         }
         self.pace(self.now);
         bytes.len()
+    }
+
+    /// Queues DATA cells.
+    fn package(&mut self, stream: StreamId, bytes: &[u8]) {
+        let mut cells = 0;
+        for data in bytes.chunks(DATA_MAX) {
+            let slot = self.compose(Kind::Data, relay::DATA, stream.number, data);
+            let Some(circuit) = self.circuits.get_mut(stream.circuit) else {
+                // Too much memory was held.
+                return self.pool.give_back(slot);
+            };
+            self.pool.push(&mut circuit.queues[BACKWARD].cells, slot);
+            cells += 1;
+        }
+        self.queued(stream.circuit.index, BACKWARD, cells);
     }
 
     /// A stream's task is done with it. With an ending, the client is told, unless it was the client that ended it.
