@@ -232,13 +232,6 @@ impl BackwardLayer {
         self.0.crypt(body);
     }
 
-    /// Marks a body of our own: fills in `recognized` and `digest`. It still has to be [sealed](Self::seal), in the same
-    /// order as all others of this circuit.
-    #[inline]
-    pub fn mark(&mut self, body: &mut [u8; BODY_LEN]) -> Tag {
-        self.0.mark(body)
-    }
-
     /// Marks and encrypts a body of our own, in clear until now. `recognized` and `digest` are filled in here.
     #[inline]
     pub fn originate(&mut self, body: &mut [u8; BODY_LEN]) -> Tag {

@@ -59,6 +59,8 @@ pub(crate) struct Waiting {
 pub(crate) struct Layers {
     pub(crate) forward: ForwardLayer,
     pub(crate) backward: BackwardLayer,
+    /// While a batch is being marked: its row there.
+    pub(crate) row: Option<usize>,
 }
 
 /// Cells waiting in one direction.

@@ -92,7 +92,11 @@ impl Engine {
             return;
         };
         let (forward, backward) = answer.keys.relay_layers();
-        this.layers = Some(Layers { forward, backward });
+        this.layers = Some(Layers {
+            forward,
+            backward,
+            row: None,
+        });
         this.increment = answer.congestion_control;
         let (end, fast) = (this.prev, this.fast);
         self.pending_handshakes = self.pending_handshakes.saturating_sub(1);

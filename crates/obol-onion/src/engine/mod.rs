@@ -78,7 +78,7 @@ use memory::Memory;
 use rate::Bucket;
 use rng::Rng;
 use schedule::Schedule;
-use seal::Raw;
+use seal::{Marking, Raw};
 
 /// What the engine has counted since it was made, and what it has now. Indices: class 0 paid, 1 unpaid; direction 0
 /// towards the client, 1 away from it.
@@ -178,6 +178,7 @@ pub struct Engine {
     woken: Vec<LinkId>,
     /// Empty between calls: room for the list of a batch.
     raw: Vec<Raw>,
+    marking: Marking,
     counters: Counters,
 }
 
@@ -208,6 +209,7 @@ impl Engine {
             events: VecDeque::new(),
             woken: Vec::new(),
             raw: Vec::new(),
+            marking: Marking::default(),
             counters: Counters::default(),
         }
     }

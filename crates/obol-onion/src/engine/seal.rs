@@ -15,7 +15,8 @@
 use super::Engine;
 use super::cells::Kind;
 use super::ids::CircuitId;
-use super::wire::{CELL_LEN, body};
+use super::wire::{CELL_LEN, HEADER_LEN, body};
+use crate::crypto::tor1::Marker;
 
 /// A PADDING cell: circuit 0, command 0.
 const PADDING: [u8; CELL_LEN] = [0; CELL_LEN];
@@ -49,6 +50,16 @@ impl Raw {
     }
 }
 
+/// Room for marking a batch; empty in between.
+#[derive(Debug, Default)]
+pub(crate) struct Marking {
+    marker: Marker,
+    /// The circuits of its rows.
+    rows: Vec<CircuitId>,
+    /// Its cells that count in their circuit's window, in order.
+    data: Vec<(CircuitId, usize)>,
+}
+
 impl Engine {
     /// Puts our layer on the cells in `out` that need it.
     pub(crate) fn seal(&mut self, out: &mut [u8], raw: &[Raw]) {
@@ -66,17 +77,37 @@ impl Engine {
         }
     }
 
-    /// Marks those that we have originated.
+    /// Marks those that we have originated, all circuits side by side.
     fn mark(&mut self, out: &mut [u8], raw: &[Raw]) {
+        let Marking { marker, rows, data } = &mut self.marking;
         for one in raw.iter().filter(|one| one.kind != Kind::Relayed) {
             let circuit = self.circuits.get_mut(one.circuit);
-            let (Some(circuit), Some(cell)) = (circuit, one.cell(out)) else {
+            let Some(layers) = circuit.and_then(|circuit| circuit.layers.as_mut()) else {
                 continue;
             };
-            let Some(layers) = &mut circuit.layers else { continue };
-            let tag = layers.backward.mark(body(cell));
-            if let (Kind::Data, Some(edge)) = (one.kind, &mut circuit.edge) {
+            let row = *layers.row.get_or_insert_with(|| {
+                rows.push(one.circuit);
+                marker.circuit(layers.backward.digest())
+            });
+            if let (Some(cell), Kind::Data) = (marker.cell(row, one.at + HEADER_LEN), one.kind) {
+                data.push((one.circuit, cell));
+            }
+        }
+        if rows.is_empty() {
+            return;
+        }
+        marker.mark(out);
+        for (circuit, cell) in data.drain(..) {
+            let edge = self.circuits.get_mut(circuit).and_then(|circuit| circuit.edge.as_mut());
+            if let (Some(edge), Some(tag)) = (edge, marker.tag(cell)) {
                 edge.window.encrypted(tag);
+            }
+        }
+        for (circuit, digest) in rows.drain(..).zip(marker.digests()) {
+            let circuit = self.circuits.get_mut(circuit);
+            if let Some(layers) = circuit.and_then(|circuit| circuit.layers.as_mut()) {
+                layers.backward.set_digest(digest);
+                layers.row = None;
             }
         }
     }
