@@ -241,6 +241,24 @@ fn the_largest_unpaid_queue_is_killed_first_and_a_paid_circuit_never_for_an_unpa
 }
 
 #[test]
+fn a_queue_that_was_long_once_is_not_taken_for_the_largest() {
+    let mut net = Net::new([EngineConfig {
+        cell_memory: 400 * CELL_LEN,
+        ..EngineConfig::default()
+    }]);
+    let client = net.client(0);
+    let [was, is] = [net.download(client), net.download(client)];
+    net.run();
+    net.nodes[0].stream_send(was.stream, &vec![0; 90 * DATA_MAX]);
+    net.run();
+    net.nodes[0].stream_send(is.stream, &vec![0; 60 * DATA_MAX]);
+    net.nodes[0].stream_send(was.stream, &vec![0; 41 * DATA_MAX]);
+    let counters = net.nodes[0].counters();
+    assert_eq!((counters.killed_memory, counters.held), ([0, 1], [0, 41]));
+    assert!(net.nodes[0].credit(was.circ.names[0]).is_some());
+}
+
+#[test]
 fn memory_holds_with_a_thousand_unpaid_circuits_that_nobody_reads() {
     let mut net = Net::new([EngineConfig {
         cell_memory: 4096 * CELL_LEN,
