@@ -4,7 +4,7 @@
 //! ```text
 //! cargo build --release -p obol-bench --example quick
 //! target/release/examples/quick [RUNS] [MiB] [ours,ctor,floor,unpaid,small]
-//! target/release/examples/quick latency | scale [N,...] | path | instructions
+//! target/release/examples/quick latency | scale [N,...] | crowd [N] | path | instructions
 //! ```
 
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use obol_bench::chain::Position;
 use obol_bench::relay::{self, Options, Progress, Who};
-use obol_bench::{floor, instructions, latency, path, report, scale};
+use obol_bench::{crowd as crowds, floor, instructions, latency, path, report, scale};
 
 type Failed = Box<dyn std::error::Error>;
 
@@ -22,13 +22,15 @@ fn main() -> ExitCode {
     let done = match words.as_slice() {
         // As `obol` is called by the harness.
         ["relay", "--end-with-input", "--config", file] => serve(file.into()),
-        ["bench", "floor", position, port] => be_floor(position, port),
+        ["bench", "floor", position, port, circuits] => be_floor(position, port, circuits),
         ["bench", "forward", kind, batches] => forward(kind, batches),
         ["bench", "delay-line", at, to] => be_delay_line(at, to),
         ["latency"] => latencies(),
         ["scale"] => scales("1,10,100,1000,10000"),
         ["scale", circuits] => scales(circuits),
         ["path"] => paths(),
+        ["crowd"] => crowd("10000"),
+        ["crowd", circuits] => crowd(circuits),
         ["instructions"] => count(),
         _ => measure(&words),
     };
@@ -60,9 +62,9 @@ fn serve(file: PathBuf) -> Result<(), Failed> {
     })
 }
 
-fn be_floor(position: &str, port: &str) -> Result<(), Failed> {
+fn be_floor(position: &str, port: &str, circuits: &str) -> Result<(), Failed> {
     let position = Position::ALL.into_iter().find(|p| p.name() == position);
-    Ok(floor::serve(position.ok_or("no such position")?, port.parse()?)?)
+    Ok(floor::serve(position.ok_or("no such position")?, port.parse()?, circuits.parse()?)?)
 }
 
 fn measure(words: &[&str]) -> Result<(), Failed> {
@@ -143,6 +145,22 @@ fn scales(circuits: &str) -> Result<(), Failed> {
     };
     let rows = tokio::runtime::Runtime::new()?.block_on(scale::run(options, |what| eprintln!("{what}")))?;
     println!("{}", scale::text(&rows));
+    Ok(())
+}
+
+fn crowd(circuits: &str) -> Result<(), Failed> {
+    let directory = tempfile::tempdir()?;
+    let options = crowds::Options {
+        program: std::env::current_exe()?,
+        directory: directory.path().to_owned(),
+        circuits: circuits.parse()?,
+        bulk: 1,
+        requests: 300,
+        cell_memory: 1 << 30,
+    };
+    let run = crowds::run(options.clone(), |told| eprintln!("{told}"));
+    let phases = tokio::runtime::Runtime::new()?.block_on(run)?;
+    print!("{}", crowds::text(&phases, &options));
     Ok(())
 }
 

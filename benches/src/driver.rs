@@ -366,6 +366,14 @@ impl Driver {
         self.say(circuit, exit, relay::DATA, STREAM, &bytes.to_be_bytes(), false);
     }
 
+    /// Sends what was asked, and reads nothing.
+    ///
+    /// # Errors
+    /// If the link fails.
+    pub fn flush(&mut self) -> Result<(), DriverError> {
+        Ok(self.link.flush()?)
+    }
+
     /// Has this circuit ask for `bytes` again and again, `pause` after the last ones came; see
     /// [`Driver::take_latencies`].
     pub fn ask_again_and_again(&mut self, circuit: usize, bytes: u64, pause: Duration) {

@@ -2,7 +2,6 @@
 
 use std::io;
 
-use crate::chain::Position;
 use crate::ctor::CTorError;
 use crate::lane::LaneError;
 use crate::ours::OursError;
@@ -26,15 +25,9 @@ pub enum BenchError {
         #[source]
         error: LaneError,
     },
-    /// The floor program.
-    #[error("the floor of the {}", position.name())]
-    Floor {
-        /// Which position.
-        position: Position,
-        /// Why.
-        #[source]
-        error: io::Error,
-    },
+    /// The floor programs.
+    #[error("the floor programs")]
+    Floor(#[source] io::Error),
     /// The long path.
     #[error(transparent)]
     Path(#[from] PathError),

@@ -20,9 +20,9 @@ use crate::ours::{Money, Ours};
 use crate::report::{machine, percentile};
 
 /// Between two small requests.
-const PAUSE: Duration = Duration::from_millis(5);
+pub(crate) const PAUSE: Duration = Duration::from_millis(5);
 /// Bulk is asked for in pieces of this size, until the small requests are through.
-const PIECE: u64 = 32 << 20;
+pub(crate) const PIECE: u64 = 32 << 20;
 
 /// Whose relays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -191,7 +191,7 @@ fn measure(
 }
 
 /// Small requests on one lane while the other downloads without end; and what the other got, bytes per second.
-fn beside(
+pub(crate) fn beside(
     small: &mut Lane<'_>,
     bulk: &mut Lane<'_>,
     requests: usize,

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod chain;
+pub mod crowd;
 pub mod ctor;
 pub mod driver;
 pub mod error;

@@ -93,11 +93,24 @@ impl Ours {
     /// # Errors
     /// See [`OursError`].
     pub async fn start(program: &Path, directory: &Path, money: Money) -> Result<Ours, OursError> {
+        // Many unpaid circuits with full windows are load here, not an attack. C Tor gets as much.
+        Ours::start_with(program, directory, money, CELL_MEMORY).await
+    }
+
+    /// The same with so much memory for queued cells in each relay.
+    ///
+    /// # Errors
+    /// See [`OursError`].
+    pub async fn start_with(
+        program: &Path,
+        directory: &Path,
+        money: Money,
+        cell_memory: u64,
+    ) -> Result<Ours, OursError> {
         let mut options = NetworkOptions::new(directory);
         options.relay_program = Some(program.to_owned());
         options.payments = money != Money::Off;
-        // Many unpaid circuits with full windows are load here, not an attack. C Tor gets as much.
-        options.cell_memory = CELL_MEMORY;
+        options.cell_memory = cell_memory;
         // Circuits that ask for congestion control get it; the others keep fixed windows.
         options.consensus = vec![("cc_alg".to_owned(), 2)];
         if money == Money::SmallSteps {

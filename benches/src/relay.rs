@@ -184,7 +184,7 @@ pub async fn run(options: Options, mut told: impl FnMut(Progress<'_>) + Send + '
         }
     }
     let tor = ctor.as_ref().map(|ctor| ctor.version.clone());
-    let runtime = Handle::current();
+    let (runtime, circuits) = (Handle::current(), options.circuits);
     let address = origin.address();
     let work = tokio::task::spawn_blocking(move || {
         let chain = ctor.as_ref().map(|ctor| ctor.chain);
@@ -197,7 +197,7 @@ pub async fn run(options: Options, mut told: impl FnMut(Progress<'_>) + Send + '
     }
     Ok(Outcome {
         measured: measured?,
-        raw: RawCiphers::measure(),
+        raw: RawCiphers::measure(circuits),
         tor,
         left_out,
     })
@@ -254,7 +254,7 @@ fn measure(
                 Measured {
                     run,
                     who,
-                    cpu_s_per_gb: floors(&options.program, options.size)?,
+                    cpu_s_per_gb: floors(&options.program, options.circuits, options.size)?,
                     carried: None,
                 }
             } else {
@@ -306,14 +306,9 @@ fn leave_out(
 /// The hidden command line that runs [`floor::serve`].
 pub const FLOOR: [&str; 2] = ["bench", "floor"];
 
-fn floors(program: &Path, size: u64) -> Result<[f64; 3], BenchError> {
-    let mut floors = [0.0; 3];
-    for (to, position) in floors.iter_mut().zip(Position::ALL) {
-        *to = floor::measure(program, &FLOOR, position, size)
-            .map(|floor| floor.cpu.as_secs_f64() / size as f64 * 1e9)
-            .map_err(|error| BenchError::Floor { position, error })?;
-    }
-    Ok(floors)
+fn floors(program: &Path, circuits: usize, size: u64) -> Result<[f64; 3], BenchError> {
+    let used = floor::measure(program, &FLOOR, circuits, size).map_err(BenchError::Floor)?;
+    Ok(used.map(|used| used.as_secs_f64() / size as f64 * 1e9))
 }
 
 #[cfg(test)]

@@ -67,16 +67,7 @@ pub struct Row {
 /// # Errors
 /// See [`BenchError`].
 pub async fn run(options: Options, mut told: impl Fn(&str) + Clone + Send + 'static) -> Result<Vec<Row>, BenchError> {
-    // The exit and the origin have a socket for each circuit; children inherit the limit.
-    let most = options.circuits.iter().max().copied().unwrap_or(0) as u64;
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < 2 * most + 1024
-    {
-        setrlimit(Resource::RLIMIT_NOFILE, hard.min(2 * most + 1024), hard).map_err(|error| BenchError::System {
-            what: "raising the limit of open files",
-            error: error.into(),
-        })?;
-    }
+    allow_sockets(options.circuits.iter().max().copied().unwrap_or(0))?;
     let origin = Origin::start().await?;
     let mut who = vec![Contender::Unpaid];
     if options.ctor {
@@ -100,6 +91,20 @@ pub async fn run(options: Options, mut told: impl Fn(&str) + Clone + Send + 'sta
         })?);
     }
     Ok(rows)
+}
+
+/// The exit and the origin have a socket for each circuit; children inherit the limit.
+pub(crate) fn allow_sockets(circuits: usize) -> Result<(), BenchError> {
+    let wanted = 2 * circuits as u64 + 1024;
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < wanted
+    {
+        setrlimit(Resource::RLIMIT_NOFILE, hard.min(wanted), hard).map_err(|error| BenchError::System {
+            what: "raising the limit of open files",
+            error: error.into(),
+        })?;
+    }
+    Ok(())
 }
 
 fn measure(

@@ -161,6 +161,8 @@ pub(crate) struct Core {
     /// The task of each stream.
     pub(crate) streams: HashMap<StreamId, Arc<StreamTask>>,
     woken: Vec<LinkId>,
+    /// What is woken by the work under way does well to wait for others' work.
+    soon: bool,
     /// Taken out when the relay has stopped, so that the payments driver sees the end.
     payments: Option<PaymentSink>,
     /// The pacer sleeps until it is notified.
@@ -193,10 +195,11 @@ pub(crate) struct Shared {
 impl Core {
     /// Sorts the engine's events: wakes who has to be woken, and leaves the rest for after the lock.
     fn drain(&mut self, shared: &Shared, rest: &mut Vec<Event>) {
+        let soon = core::mem::take(&mut self.soon);
         self.engine.take_woken(&mut self.woken);
         for link in self.woken.drain(..) {
             if let Some(task) = self.links.get(&link) {
-                task.wake();
+                task.wake(soon);
             }
         }
         while let Some(event) = self.engine.poll_event() {
@@ -246,6 +249,15 @@ impl Shared {
     /// One batch of work on the engine, under its lock; then what it asks for is done.
     pub(crate) fn with<T>(self: &Arc<Self>, work: impl FnOnce(&mut Engine, Time) -> T) -> T {
         self.with_core(|core, now| work(&mut core.engine, now))
+    }
+
+    /// The same for one of many streams: links that it wakes let the other streams that are ready go first, and then send the
+    /// cells of all of them at once.
+    pub(crate) fn with_stream<T>(self: &Arc<Self>, work: impl FnOnce(&mut Engine, Time) -> T) -> T {
+        self.with_core(|core, now| {
+            core.soon = true;
+            work(&mut core.engine, now)
+        })
     }
 
     /// The same, with the tables of tasks at hand.
@@ -368,6 +380,7 @@ impl Relay {
                 links: HashMap::new(),
                 streams: HashMap::new(),
                 woken: Vec::new(),
+            soon: false,
                 payments: parts.payments,
                 pacer_idle: true,
             }),

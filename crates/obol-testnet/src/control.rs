@@ -98,13 +98,28 @@ impl Control {
         self.ask(Method::POST, &format!("/control/{what}"), Some(body)).await
     }
 
+    /// What a metric of the relay is now, all labels together.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn metric(&self, name: &str) -> Result<f64, ControlError> {
+        let text = self.exchange_in_time(Method::GET, "/metrics", None).await?;
+        Ok(sum_of(name, &String::from_utf8_lossy(&text)))
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, ControlError> {
+        Ok(serde_json::from_slice(
+            &self.exchange_in_time(method, path, body).await?,
+        )?)
+    }
+
+    async fn exchange_in_time(&self, method: Method, path: &str, body: Option<Value>) -> Result<Bytes, ControlError> {
         tokio::time::timeout(PATIENCE, self.exchange(method, path, body))
             .await
             .unwrap_or_else(|_| Err(ControlError::Late(path.to_owned())))
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, ControlError> {
+    async fn exchange(&self, method: Method, path: &str, body: Option<Value>) -> Result<Bytes, ControlError> {
         let address = self.address;
         let stream = TcpStream::connect(address)
             .await
@@ -132,6 +147,30 @@ impl Control {
                 text,
             });
         }
-        Ok(serde_json::from_slice(&bytes)?)
+        Ok(bytes)
+    }
+}
+
+/// The sum of a metric's samples in the text format of Prometheus.
+fn sum_of(name: &str, text: &str) -> f64 {
+    let value = |line: &str| {
+        let rest = line.strip_prefix(name)?;
+        rest.starts_with(['{', ' '])
+            .then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
+    };
+    text.lines().filter_map(value).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sum_of;
+
+    #[test]
+    fn samples_of_one_metric_are_added_and_those_of_others_are_not() {
+        let text =
+            "# HELP obol_x Of it.\nobol_x{class=\"paid\"} 2\nobol_x{class=\"unpaid\"} 40\nobol_x_total 7\nobol_y 1\n";
+        assert_eq!(sum_of("obol_x", text), 42.0);
+        assert_eq!(sum_of("obol_y", text), 1.0);
+        assert_eq!(sum_of("obol_z", text), 0.0);
     }
 }

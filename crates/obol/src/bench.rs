@@ -12,7 +12,7 @@ use obol_bench::chain::Position;
 use obol_bench::ctor::Scheduler;
 use obol_bench::instructions::{self, Kind};
 use obol_bench::relay::{self, Progress, Who};
-use obol_bench::{latency, path, report, scale};
+use obol_bench::{crowd, latency, path, report, scale};
 
 use crate::demo::workplace::Workplace;
 
@@ -33,6 +33,9 @@ pub(crate) enum BenchCommand {
     /// What circuits cost when there are many: CPU per cell, memory per circuit, latency; idle and busy.
     #[command(after_help = "Example:\n  obol bench scale --circuits 1,10,100,1000,10000")]
     Scale(ScaleArgs),
+    /// What paying circuits get beside thousands that do not pay and whose windows are full.
+    #[command(after_help = "Example:\n  obol bench crowd --circuits 10000 --cell-memory 1GiB")]
+    Crowd(CrowdArgs),
     /// Instructions of a forwarded cell, counted by valgrind: the same on a busy machine.
     #[command(after_help = "Example:\n  obol bench instructions --json")]
     Instructions(InstructionsArgs),
@@ -108,6 +111,28 @@ pub(crate) struct ScaleArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct CrowdArgs {
+    /// Circuits that do not pay.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u16).range(1..=20_000))]
+    circuits: u16,
+    /// Paying circuits with bulk; one more asks for a little.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    bulk: u16,
+    /// Small requests in each phase.
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    requests: u32,
+    /// Memory for queued cells in each relay; unpaid circuits have a quarter of it.
+    #[arg(long, value_name = "BYTES", default_value = "1GiB", value_parser = crate::parse_size)]
+    cell_memory: u64,
+    /// Print one JSON object at the end instead of the table.
+    #[arg(long)]
+    json: bool,
+    /// Keep keys, configurations, journals and logs in this directory (default: a temporary one, deleted at the end).
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct CommonArgs {
     /// Leave C Tor out.
     #[arg(long)]
@@ -161,6 +186,7 @@ pub(crate) struct FloorArgs {
     #[arg(value_enum)]
     position: Place,
     port: u16,
+    circuits: usize,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -216,6 +242,7 @@ pub(crate) async fn run(command: BenchCommand) -> anyhow::Result<ExitCode> {
         BenchCommand::Relay(args) => relays(args).await,
         BenchCommand::Latency(args) => latencies(args).await,
         BenchCommand::Scale(args) => scales(args).await,
+        BenchCommand::Crowd(args) => crowds(args).await,
         BenchCommand::Instructions(args) => count(&args),
         BenchCommand::Path(args) => paths(args).await,
         BenchCommand::DelayLine(args) => {
@@ -241,7 +268,7 @@ pub(crate) async fn run(command: BenchCommand) -> anyhow::Result<ExitCode> {
                 Place::Middle => Position::Middle,
                 Place::Exit => Position::Exit,
             };
-            obol_bench::floor::serve(position, args.port)?;
+            obol_bench::floor::serve(position, args.port, args.circuits)?;
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -374,6 +401,27 @@ async fn scales(args: ScaleArgs) -> anyhow::Result<ExitCode> {
     }
     let skipped = options.ctor && rows.iter().all(|row| row.relays != latency::Contender::CTorVanilla);
     Ok(ExitCode::from(if skipped { SKIPPED } else { 0 }))
+}
+
+async fn crowds(args: CrowdArgs) -> anyhow::Result<ExitCode> {
+    let workplace = Workplace::new(args.keep.as_deref())?;
+    let options = crowd::Options {
+        program: this_program()?,
+        directory: workplace.path().to_owned(),
+        circuits: args.circuits.into(),
+        bulk: args.bulk.into(),
+        requests: args.requests as usize,
+        cell_memory: args.cell_memory,
+    };
+    let bar = spinner();
+    let phases = crowd::run(options.clone(), teller(&bar)).await;
+    bar.finish_and_clear();
+    let phases = phases?;
+    match args.json {
+        true => print(&crowd::json(&phases, &options))?,
+        false => println!("{}", crowd::text(&phases, &options)),
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn count(args: &InstructionsArgs) -> anyhow::Result<ExitCode> {

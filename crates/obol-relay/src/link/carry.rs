@@ -8,7 +8,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -31,11 +31,18 @@ const PAYMENTS_PAUSE: Duration = Duration::from_millis(5);
 /// Rounds without a pause for others.
 const ROUNDS: usize = 4;
 
+/// Whether the engine has something to write.
+const NOT: u8 = 0;
+/// It has, and will have more when those have run who are ready now.
+const SOON: u8 = 1;
+/// It has.
+const NOW: u8 = 2;
+
 /// How to reach the task of a link.
 #[derive(Debug)]
 pub(crate) struct LinkTask {
     /// The engine has something to write.
-    due: AtomicBool,
+    due: AtomicU8,
     waker: AtomicWaker,
     /// The link is to be closed.
     pub(crate) stop: CancellationToken,
@@ -44,15 +51,15 @@ pub(crate) struct LinkTask {
 impl LinkTask {
     pub(super) fn new(stop: CancellationToken) -> Self {
         Self {
-            due: AtomicBool::new(false),
+            due: AtomicU8::new(NOT),
             waker: AtomicWaker::new(),
             stop,
         }
     }
 
-    /// There is something to write.
-    pub(crate) fn wake(&self) {
-        self.due.store(true, Ordering::Release);
+    /// There is something to write; if `soon`, whoever is ready now may have more.
+    pub(crate) fn wake(&self, soon: bool) {
+        self.due.fetch_max(if soon { SOON } else { NOW }, Ordering::Release);
         self.waker.wake();
     }
 }
@@ -79,6 +86,8 @@ pub(super) struct Carrier<'a> {
     pub(super) connection: &'a mut Connection,
     /// The engine said that it has nothing for us; it will wake us.
     idle: bool,
+    /// It has woken us, and we have let those run who may have more for us.
+    ripe: bool,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
@@ -95,6 +104,7 @@ impl<'a> Carrier<'a> {
             task,
             connection,
             idle: false,
+            ripe: false,
             pause: None,
         }
     }
@@ -118,9 +128,17 @@ impl<'a> Carrier<'a> {
             Poll::Ready(flushed) => flushed.map_err(lost)?,
             Poll::Pending => return Ok(Step::Wait),
         }
-        if self.idle && !self.task.due.swap(false, Ordering::AcqRel) {
-            return Ok(Step::Wait);
+        if self.idle {
+            match self.task.due.load(Ordering::Acquire) {
+                NOT => return Ok(Step::Wait),
+                SOON if !self.ripe => {
+                    self.ripe = true;
+                    return Ok(Step::Yield);
+                }
+                _ => self.task.due.store(NOT, Ordering::Release),
+            }
         }
+        self.ripe = false;
         with_scratch(|scratch| {
             scratch.out.clear();
             self.idle = self.shared.with(|engine, now| {
@@ -132,8 +150,8 @@ impl<'a> Carrier<'a> {
             if scratch.out.is_empty() {
                 // It may have woken us between the two.
                 return Ok(match self.task.due.load(Ordering::Acquire) {
-                    true => Step::Again,
-                    false => Step::Wait,
+                    NOT => Step::Wait,
+                    _ => Step::Again,
                 });
             }
             match self.connection.poll_send(cx, &mut scratch.out) {
@@ -190,18 +208,19 @@ impl<'a> Carrier<'a> {
             Ok(cell) => self.connection.keep_first(cell),
             Err(Over) => return,
         }
-        std::future::poll_fn(|cx| {
-            self.task.waker.register(cx.waker());
-            match self.round(cx) {
-                Err(Over) => Poll::Ready(()),
-                Ok(Step::Wait) => Poll::Pending,
-                Ok(_) => {
-                    cx.waker().wake_by_ref();
-                    Poll::Pending
+        loop {
+            let round = std::future::poll_fn(|cx| {
+                self.task.waker.register(cx.waker());
+                match self.round(cx) {
+                    Ok(Step::Wait) => Poll::Pending,
+                    done => Poll::Ready(done),
                 }
+            });
+            if round.await.is_err() {
+                return;
             }
-        })
-        .await;
+            tokio::task::yield_now().await;
+        }
     }
 }
 

@@ -91,7 +91,7 @@ async fn to_client<R: AsyncRead + Unpin>(
         let mut sent = 0;
         loop {
             let now_sent;
-            (now_sent, room_now) = shared.with(|engine, now| {
+            (now_sent, room_now) = shared.with_stream(|engine, now| {
                 let sent = engine.stream_send(stream, &buffer[sent..count]);
                 (sent, room(engine, now, stream))
             });
