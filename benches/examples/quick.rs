@@ -64,7 +64,11 @@ fn serve(file: PathBuf) -> Result<(), Failed> {
 
 fn be_floor(position: &str, port: &str, circuits: &str) -> Result<(), Failed> {
     let position = Position::ALL.into_iter().find(|p| p.name() == position);
-    Ok(floor::serve(position.ok_or("no such position")?, port.parse()?, circuits.parse()?)?)
+    Ok(floor::serve(
+        position.ok_or("no such position")?,
+        port.parse()?,
+        circuits.parse()?,
+    )?)
 }
 
 fn measure(words: &[&str]) -> Result<(), Failed> {

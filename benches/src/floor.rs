@@ -114,7 +114,8 @@ impl Digests {
             self.marker.circuit(digest);
         }
         let records = (0..wire.len() / WIRE).map(|record| record * WIRE + HEADER);
-        let cells = records.flat_map(|record| (0..RECORD / CELL).map(move |cell| record + cell * CELL + CELL - BODY_LEN));
+        let cells =
+            records.flat_map(|record| (0..RECORD / CELL).map(move |cell| record + cell * CELL + CELL - BODY_LEN));
         for (number, at) in cells.enumerate() {
             self.marker.cell(number % circuits, at);
         }
@@ -202,7 +203,13 @@ fn originate(input: &mut TcpStream, output: &mut TcpStream, circuits: usize) -> 
 const PAYLOAD_OF_RECORD: usize = RECORD * PAYLOAD / CELL;
 
 /// A floor program: its process, and the port at which it waits.
-fn start(program: &Path, arguments: &[&str], position: Position, circuits: usize, out: u16) -> io::Result<(Ended, u16)> {
+fn start(
+    program: &Path,
+    arguments: &[&str],
+    position: Position,
+    circuits: usize,
+    out: u16,
+) -> io::Result<(Ended, u16)> {
     let mut child = Ended(
         Command::new(program)
             .args(arguments)

@@ -380,7 +380,7 @@ impl Relay {
                 links: HashMap::new(),
                 streams: HashMap::new(),
                 woken: Vec::new(),
-            soon: false,
+                soon: false,
                 payments: parts.payments,
                 pacer_idle: true,
             }),

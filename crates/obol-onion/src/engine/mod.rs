@@ -64,7 +64,7 @@ pub use extend::is_public;
 pub use ids::{CircuitId, LinkId, StreamId, Time};
 pub use link::LinkInfo;
 pub use padding::LinkParameters;
-pub use queue::Transmit;
+pub use queue::{Layout, Transmit};
 pub use schedule::Class;
 pub use stream::{Answer, Connected, Received};
 pub use wire::{CELL_LEN, DATA_MAX, DestroyReason, EndReason, Ending};

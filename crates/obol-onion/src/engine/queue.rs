@@ -13,6 +13,8 @@
 //! With a configured rate one schedule for all links hands out the tokens; without, each link has its own and its writer
 //! takes as much as the socket does.
 
+use core::ops::Range;
+
 use super::arrivals::ARRIVALS;
 use super::cells::Kind;
 use super::circuit::{BACKWARD, Circuit, FORWARD};
@@ -31,6 +33,19 @@ const STAGED_MAX: usize = 32 * 1024;
 pub(crate) const EDGE_QUEUE_HIGH: usize = 256;
 /// See [`EDGE_QUEUE_HIGH`].
 pub(crate) const EDGE_QUEUE_LOW: usize = 64;
+
+/// How cells are laid out for whoever encrypts a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Stretches at most.
+    pub stretches: usize,
+    /// Bytes of each, about: control cells may make one longer.
+    pub most: usize,
+    /// Bytes that are free before each.
+    pub head: usize,
+    /// And behind it.
+    pub tail: usize,
+}
 
 /// What [`Engine::transmit`] left undone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -284,6 +299,47 @@ impl Engine {
     /// Takes what a link may send now, up to about `max` bytes, to the end of `out`. Call it from the link's writer
     /// only: after a wake, and again after each write until it says [`Transmit::Idle`].
     pub fn transmit(&mut self, now: Time, link: LinkId, out: &mut Vec<u8>, max: usize) -> Transmit {
+        let mut raw = core::mem::take(&mut self.raw);
+        let left = self.gather(now, link, out, max, &mut raw);
+        self.seal_all(out, raw);
+        left
+    }
+
+    /// The same, as stretches with room around each; where they are is added to `stretches`. [`Transmit::Idle`] may come with
+    /// the last of them.
+    pub fn transmit_stretches(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        out: &mut Vec<u8>,
+        layout: Layout,
+        stretches: &mut Vec<Range<usize>>,
+    ) -> Transmit {
+        let mut raw = core::mem::take(&mut self.raw);
+        let mut left = Transmit::More;
+        for _ in 0..layout.stretches {
+            let start = out.len() + layout.head;
+            out.resize(start, 0);
+            left = self.gather(now, link, out, layout.most, &mut raw);
+            if left == Transmit::Idle {
+                out.truncate(start - layout.head);
+                break;
+            }
+            stretches.push(start..out.len());
+            out.resize(out.len() + layout.tail, 0);
+        }
+        self.seal_all(out, raw);
+        left
+    }
+
+    fn seal_all(&mut self, out: &mut [u8], mut raw: Vec<Raw>) {
+        self.seal(out, &raw);
+        raw.clear();
+        self.raw = raw;
+    }
+
+    /// What [`transmit`](Self::transmit) takes, without our layer on it: `raw` is where that is to be put on.
+    fn gather(&mut self, now: Time, link: LinkId, out: &mut Vec<u8>, max: usize, raw: &mut Vec<Raw>) -> Transmit {
         self.now = self.now.max(now);
         let Some(this) = self.links.get_mut(link) else {
             return Transmit::Idle;
@@ -294,24 +350,18 @@ impl Engine {
         // Tokens may have come since the last time: spend them before looking, or what they bring is overlooked.
         self.unpark(link.index);
         self.pace(now);
-        let mut raw = core::mem::take(&mut self.raw);
         if let Some(this) = self.links.get_mut(link) {
             raw.extend(this.staged_raw.drain(..).map(|cell| cell.behind(out.len())));
             out.append(&mut this.staged);
         }
         if self.pacer.is_none() {
             let end = before + max;
-            while out.len() + CELL_LEN <= end && self.emit_next(link.index, (end - out.len()) / CELL_LEN, out, &mut raw)
-            {
-            }
+            while out.len() + CELL_LEN <= end && self.emit_next(link.index, (end - out.len()) / CELL_LEN, out, raw) {}
         } else if out.len() > before {
             // There is room again: whoever waited for it may stage for the next time.
             self.unpark(link.index);
             self.pace(now);
         }
-        self.seal(out, &raw);
-        raw.clear();
-        self.raw = raw;
         let Some(this) = self.links.get_mut(link) else {
             return Transmit::Idle;
         };
@@ -323,8 +373,8 @@ impl Engine {
         Transmit::More
     }
 
-    /// What is next in a link's own schedule: one cell, or of a queue that is alone there all of its turns at once, but not
-    /// more than `most`. False if there is nothing.
+    /// What is next in a link's own schedule: a [run](Schedule::run) of one queue, but not more than `most`. False if there is
+    /// nothing.
     #[inline]
     fn emit_next(&mut self, link: u32, most: usize, out: &mut Vec<u8>, raw: &mut Vec<Raw>) -> bool {
         let now = self.now;
@@ -338,7 +388,7 @@ impl Engine {
             let Some(entry) = this.schedule.pop(class, now) else {
                 return false;
             };
-            let most = if this.schedule.len() == 0 { most } else { 1 };
+            let most = most.min(this.schedule.run(class));
             let cells = self.emit(entry, most, out, raw);
             if cells == 0 {
                 continue;

@@ -1,7 +1,7 @@
 //! Who sends next: two classes with weights, neighbours in the unpaid one, circuits in both.
 //!
 //! ```text
-//!              paid (16) ── circuit ─ circuit ─ circuit ...              one cell each in turn
+//!              paid (16) ── circuit ─ circuit ─ circuit ...              in turn, a short run of cells each
 //!  link or all
 //!              unpaid (1) ─ neighbour ── circuit ─ circuit ...           neighbours in turn, then circuits in turn
 //!                         └ neighbour ── circuit ...
@@ -25,7 +25,10 @@ use super::hash::Seeded;
 use super::ids::Time;
 
 /// Cells of the paid class for one of the unpaid one, while both have some.
-pub(crate) const PAID_WEIGHT: u8 = 16;
+pub(crate) const PAID_WEIGHT: u32 = 16;
+/// Cells that all queues of a class together send before it is a queue's turn again, while they are fewer than so many: as many as
+/// a TLS record has, which is read as a whole anyway.
+const ROUND: usize = 31;
 /// Microseconds between two cells of a circuit at the floor of the unpaid class: 32 a second.
 const FLOOR_INTERVAL: u64 = 1_000_000 / 32;
 
@@ -78,7 +81,7 @@ pub(crate) struct Schedule {
     by_neighbour: HashMap<u32, u32, Seeded>,
     unpaid: usize,
     /// Cells of the paid class still to come before one of the unpaid class.
-    turn: u8,
+    turn: u32,
 }
 
 impl Schedule {
@@ -230,7 +233,21 @@ impl Schedule {
         }
     }
 
-    /// Cells of the entry that was taken out last, of this class, were sent: more than one only if it was the only entry.
+    /// How many cells the entry that was taken out last, of this class, may send at once. Runs are cheaper than single cells, here
+    /// and at the next relay; but a cell that comes now waits for no more than [`ROUND`] of others, or for one of each.
+    #[inline]
+    pub(crate) fn run(&self, class: Class) -> usize {
+        match (class, self.len()) {
+            (_, 0) => usize::MAX,
+            (Class::Paid, _) if self.unpaid > 0 => {
+                (ROUND / (self.paid.len() + 1)).clamp(1, (self.turn as usize).max(1))
+            }
+            (Class::Unpaid, _) if !self.paid.is_empty() => 1,
+            (_, others) => (ROUND / (others + 1)).max(1),
+        }
+    }
+
+    /// Cells of the entry that was taken out last, of this class, were sent: as many as [`run`](Self::run) allows, or fewer.
     #[inline]
     pub(crate) fn sent(&mut self, class: Class, cells: u32, now: Time) {
         match class {
@@ -250,8 +267,7 @@ impl Schedule {
                     this.due = due.min(now.plus(interval));
                 }
             }
-            // The only entry was paid then.
-            Class::Paid if self.unpaid > 0 => self.turn = self.turn.saturating_sub(1),
+            Class::Paid if self.unpaid > 0 => self.turn = self.turn.saturating_sub(cells),
             Class::Paid => {}
         }
     }
@@ -380,6 +396,42 @@ mod tests {
             schedule.sent(Class::Unpaid, 1, now);
         }
         assert!(schedule.groups.len() < 20, "{}", schedule.groups.len());
+    }
+
+    #[test]
+    fn a_cell_that_comes_waits_for_one_record_of_others_or_for_one_cell_of_each() {
+        for queues in 1..200u32 {
+            let mut schedule = Schedule::new(Seeded::new(1));
+            for queue in 0..queues {
+                schedule.push(Class::Paid, 0, Entry { queue, ticket: 1 });
+            }
+            let mut waited = 0;
+            for _ in 1..queues {
+                let entry = schedule.pop(Class::Paid, Time(1)).unwrap();
+                let run = schedule.run(Class::Paid);
+                schedule.push(Class::Paid, 0, entry);
+                assert!(run >= 1);
+                waited += run;
+            }
+            assert!(waited <= ROUND.max(queues as usize), "{queues}: {waited}");
+        }
+    }
+
+    #[test]
+    fn runs_of_the_paid_class_end_with_its_turn_and_the_unpaid_one_has_none_beside_it() {
+        let mut schedule = unpaid([5]);
+        schedule.push(Class::Paid, 0, Entry { queue: 1, ticket: 1 });
+        let (mut paid, mut turns) = (0, 0);
+        while schedule.turn(true, true) == Some(Class::Paid) {
+            let entry = schedule.pop(Class::Paid, Time(1)).unwrap();
+            let run = schedule.run(Class::Paid) as u32;
+            schedule.sent(Class::Paid, run, Time(1));
+            schedule.push(Class::Paid, 0, entry);
+            (paid, turns) = (paid + run, turns + 1);
+        }
+        assert_eq!((paid, turns), (PAID_WEIGHT, 1));
+        schedule.pop(Class::Unpaid, Time(1)).unwrap();
+        assert_eq!(schedule.run(Class::Unpaid), 1);
     }
 
     #[test]

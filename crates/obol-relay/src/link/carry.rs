@@ -13,19 +13,22 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::task::AtomicWaker;
-use obol_onion::engine::{CELL_LEN, LinkFault, LinkId, Transmit};
+use obol_onion::engine::{CELL_LEN, Layout, LinkFault, LinkId, Transmit};
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::connection::{Connection, Got, with_scratch};
+use super::connection::{Connection, Got, Outgoing, with_scratch};
 use crate::relay::Shared;
-use crate::tls::records::CONTENT_MAX;
+use crate::tls::records::{CONTENT_MAX, HEAD, TAIL};
 
-/// Bytes that go into one TLS record: 31 cells.
-const RECORD: usize = CONTENT_MAX / CELL_LEN * CELL_LEN;
-/// Records that are written at once.
-const RECORDS: usize = 4;
+/// What is written at once: four TLS records of 31 cells.
+const LAYOUT: Layout = Layout {
+    stretches: 4,
+    most: CONTENT_MAX / CELL_LEN * CELL_LEN,
+    head: HEAD,
+    tail: TAIL,
+};
 /// How long a link is not read while the payments driver is far behind.
 const PAYMENTS_PAUSE: Duration = Duration::from_millis(5);
 /// Rounds without a pause for others.
@@ -141,12 +144,11 @@ impl<'a> Carrier<'a> {
         self.ripe = false;
         with_scratch(|scratch| {
             scratch.out.clear();
-            self.idle = self.shared.with(|engine, now| {
-                (0..RECORDS).any(|_| {
-                    let transmit = |bytes: &mut Vec<u8>| engine.transmit(now, self.link, bytes, RECORD);
-                    scratch.out.record(transmit) == Transmit::Idle
-                })
-            });
+            let Outgoing { bytes, contents } = &mut scratch.out;
+            let said = self
+                .shared
+                .with(|engine, now| engine.transmit_stretches(now, self.link, bytes, LAYOUT, contents));
+            self.idle = said == Transmit::Idle;
             if scratch.out.is_empty() {
                 // It may have woken us between the two.
                 return Ok(match self.task.due.load(Ordering::Acquire) {

@@ -52,9 +52,9 @@ pub(super) struct Incoming<'a> {
 /// Cells to be sent, a record's worth each, with room for what TLS puts around them.
 #[derive(Default)]
 pub(super) struct Outgoing {
-    bytes: Vec<u8>,
-    /// Where the contents are.
-    contents: Vec<Range<usize>>,
+    pub(super) bytes: Vec<u8>,
+    /// Where the contents are: [`HEAD`] bytes are free before each, [`TAIL`] behind it.
+    pub(super) contents: Vec<Range<usize>>,
 }
 
 impl Outgoing {
@@ -62,21 +62,6 @@ impl Outgoing {
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.contents.clear();
-    }
-
-    /// Adds what `write` appends as one record. Returns what it returns.
-    pub(super) fn record<T>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> T) -> T {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(&[0; HEAD]);
-        let done = write(&mut self.bytes);
-        let content = start + HEAD..self.bytes.len();
-        if content.is_empty() {
-            self.bytes.truncate(start);
-        } else {
-            self.bytes.extend_from_slice(&[0; TAIL]);
-            self.contents.push(content);
-        }
-        done
     }
 
     /// Whether there is nothing to be sent.

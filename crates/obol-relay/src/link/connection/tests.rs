@@ -51,8 +51,12 @@ async fn send(connection: &mut Connection, bytes: &[u8], len: usize) {
         poll_fn(|cx| {
             with_scratch(|scratch| {
                 scratch.out.clear();
+                let Outgoing { bytes, contents } = &mut scratch.out;
                 for content in batch.chunks(len) {
-                    scratch.out.record(|bytes| bytes.extend_from_slice(content));
+                    bytes.extend_from_slice(&[0; HEAD]);
+                    contents.push(bytes.len()..bytes.len() + content.len());
+                    bytes.extend_from_slice(content);
+                    bytes.extend_from_slice(&[0; TAIL]);
                 }
                 // Pending: the rest is kept, and flushed before the next one.
                 match connection.poll_send(cx, &mut scratch.out) {
