@@ -215,7 +215,6 @@ impl Engine {
         };
         link.forget(end.id, self.now);
         if let Some(reason) = reason {
-            link.bury(end.id);
             self.send_destroy(end, reason);
         }
     }

@@ -71,7 +71,7 @@ impl Engine {
         }
         let (initiated, full) = (
             over.info.initiated,
-            over.circuits.len() >= self.config.circuits_per_link,
+            over.circuits.len() >= self.config.circuits_per_link || over.is_slow(),
         );
         let handshake = waiting.handshake.clone();
         let half = u32::from(initiated) << 31;

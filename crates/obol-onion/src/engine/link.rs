@@ -10,7 +10,7 @@
 //! | PADDING_NEGOTIATE | [`padding`](super::padding) |
 //! | PADDING, VPADDING, unknown ones | passed over |
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 
 use smallvec::SmallVec;
@@ -26,8 +26,11 @@ use super::seal::Raw;
 use super::wire::{CELL_LEN, DestroyReason, HEADER_LEN, LINK_MESSAGE_MAX, body, command};
 use crate::crypto::tor1::BODY_LEN;
 
-/// Control cells (CREATE, CREATED, DESTROY, link messages) that may wait for a link's writer, in bytes.
+/// Control cells (CREATE, CREATED, link messages) that may wait for a link's writer, in bytes.
 const CONTROL_MAX: usize = 1 << 20;
+/// DESTROYs that may wait for it: more than there are circuits, since each of them costs a few bytes only, and a link is
+/// not to die of the strangers on it.
+const DESTROYS_MAX: usize = 1 << 18;
 /// After this long without writing, a PADDING cell goes out so that nothing on the way forgets the connection.
 const KEEPALIVE: u64 = 300_000_000;
 /// A link whose peer takes nothing for so long is dead (C Tor: ten times the above).
@@ -79,8 +82,8 @@ pub(crate) struct Link {
     pub(crate) since: Time,
     pub(crate) circuits: HashMap<u32, Place, Seeded>,
     pub(crate) control: Vec<u8>,
-    /// Ids whose DESTROY waits in `control`.
-    buried: Vec<u32>,
+    /// Ids whose DESTROY is still to be written, and its reason.
+    buried: VecDeque<(u32, DestroyReason)>,
     pub(crate) schedule: Schedule,
     /// With a configured rate: cells chosen, for the writer to take.
     pub(crate) staged: Vec<u8>,
@@ -106,21 +109,19 @@ impl Link {
         self.idle_since = now;
     }
 
-    /// Keeps an id from being used until the control cells of now are written.
-    pub(crate) fn bury(&mut self, id: u32) {
-        if !self.closing {
-            self.circuits.insert(id, Place::Buried);
-            self.buried.push(id);
-        }
-    }
-
-    /// The control cells have been taken.
-    pub(crate) fn unbury(&mut self) {
-        for id in self.buried.drain(..) {
+    /// Puts DESTROYs that wait behind `out`, at most so many. Their ids may be used again.
+    pub(crate) fn unbury(&mut self, out: &mut Vec<u8>, most: usize) {
+        for (id, reason) in self.buried.drain(..most.min(self.buried.len())) {
             if self.circuits.get(&id) == Some(&Place::Buried) {
                 self.circuits.remove(&id);
             }
+            put_cell(out, id, command::DESTROY, &[reason as u8]);
         }
+    }
+
+    /// Whether so many control cells wait that strangers must not add any.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.control.len() > CONTROL_MAX / 2
     }
 
     pub(crate) fn park(&mut self, entry: Entry, valid: impl Fn(&Entry) -> bool) {
@@ -200,6 +201,15 @@ impl Neighbours {
     }
 }
 
+/// Adds a fixed-length cell to `out`.
+fn put_cell(out: &mut Vec<u8>, id: u32, command: u8, body: &[u8]) {
+    let end = out.len() + CELL_LEN;
+    out.extend_from_slice(&id.to_be_bytes());
+    out.push(command);
+    out.extend_from_slice(&body[..body.len().min(BODY_LEN)]);
+    out.resize(end, 0);
+}
+
 impl Engine {
     /// A link's handshake is done. Its cells go through [`receive`](Self::receive) and [`transmit`](Self::transmit) now.
     pub fn link_up(&mut self, now: Time, info: LinkInfo) -> LinkId {
@@ -212,7 +222,7 @@ impl Engine {
             since: now,
             circuits: HashMap::with_hasher(self.hash),
             control: Vec::new(),
-            buried: Vec::new(),
+            buried: VecDeque::new(),
             schedule: Schedule::new(self.hash),
             staged: Vec::new(),
             staged_raw: Vec::new(),
@@ -359,20 +369,26 @@ impl Engine {
         }
     }
 
-    /// Queues a DESTROY.
+    /// Queues a DESTROY. Until it is written, its id is not used again.
     pub(crate) fn send_destroy(&mut self, end: End, reason: DestroyReason) {
         self.counters.destroys_sent += 1;
-        self.send_control(end.link, end.id, command::DESTROY, &[reason as u8]);
+        let Some(link) = self.links.at_mut(end.link).filter(|link| !link.closing) else {
+            return;
+        };
+        link.circuits.insert(end.id, Place::Buried);
+        link.buried.push_back((end.id, reason));
+        if link.buried.len() > DESTROYS_MAX
+            && let Some(name) = self.links.name(end.link)
+        {
+            return self.fault(name, LinkFault::Stalled);
+        }
+        self.wake_link(end.link);
     }
 
     /// Queues a fixed-length cell that goes before all RELAY cells.
     pub(crate) fn send_control(&mut self, link: u32, id: u32, command: u8, body: &[u8]) {
         let Some(this) = self.control_of(link) else { return };
-        this.control.extend_from_slice(&id.to_be_bytes());
-        this.control.push(command);
-        let body = &body[..body.len().min(BODY_LEN)];
-        this.control.extend_from_slice(body);
-        this.control.resize(this.control.len() + BODY_LEN - body.len(), 0);
+        put_cell(&mut this.control, id, command, body);
         self.wake_link(link);
     }
 

@@ -29,6 +29,9 @@ use super::{Engine, Pacer};
 /// With a configured rate: bytes that wait for one link's writer at most, so that what is chosen is also soon sent.
 const STAGED_MAX: usize = 32 * 1024;
 
+/// DESTROYs take at most one in so many cells' place.
+const DESTROYS_SHARE: usize = 4;
+
 /// Queue of a circuit that ends here: streams are not read while so many cells wait, until as few do.
 pub(crate) const EDGE_QUEUE_HIGH: usize = 256;
 /// See [`EDGE_QUEUE_HIGH`].
@@ -346,7 +349,8 @@ impl Engine {
         };
         let before = out.len();
         out.append(&mut this.control);
-        this.unbury();
+        // However many circuits end at once, cells go on.
+        this.unbury(out, (max / CELL_LEN / DESTROYS_SHARE).max(1));
         // Tokens may have come since the last time: spend them before looking, or what they bring is overlooked.
         self.unpark(link.index);
         self.pace(now);

@@ -199,6 +199,45 @@ fn an_id_is_not_used_again_before_its_destroy_is_written() {
     assert_eq!(net.cells(client, circ.id)[0].0, command::CREATED2);
 }
 
+/// A megabyte of DESTROY cells and more is no reason to close a link on which others pay.
+#[test]
+fn a_crowd_that_ends_at_once_neither_closes_a_link_nor_holds_up_its_cells() {
+    const CROWD: usize = 2_200;
+    let mut net = Net::of_size(2);
+    let honest = net.client_at(0, "192.0.2.1");
+    let mut circ = net.open(honest, &[0, 1]);
+    let crowd = net.client_at(0, "192.0.2.2");
+    for _ in 0..CROWD {
+        net.open(crowd, &[0, 1]);
+    }
+    assert_eq!(net.nodes[1].counters().circuits, [0, CROWD as u64 + 1]);
+    let [(_, between), _] = net.links[0];
+    let gone = net.clients[crowd].link;
+    net.nodes[0].link_down(net.now, gone);
+    net.send(&mut circ, 1, relay::BEGIN_DIR, 7, &[]);
+    let mut out = Vec::new();
+    net.nodes[0].transmit(net.now, between, &mut out, 31 * CELL_LEN);
+    let commands: Vec<u8> = out.chunks(CELL_LEN).map(|cell| cell[4]).collect();
+    assert!(
+        commands.contains(&command::RELAY) && commands.contains(&command::DESTROY),
+        "{commands:?}"
+    );
+    let mut destroyed = commands.iter().filter(|command| **command == command::DESTROY).count();
+    loop {
+        out.clear();
+        if net.nodes[0].transmit(net.now, between, &mut out, 31 * CELL_LEN) == Transmit::Idle {
+            break;
+        }
+        assert!(out.len() <= 31 * CELL_LEN);
+        destroyed += out.chunks(CELL_LEN).filter(|cell| cell[4] == command::DESTROY).count();
+    }
+    assert_eq!(destroyed, CROWD);
+    while let Some(event) = net.nodes[0].poll_event() {
+        assert!(!matches!(event, Event::CloseLink { .. }), "{event:?}");
+    }
+    assert_eq!(net.nodes[0].counters().circuits, [0, 1]);
+}
+
 #[test]
 fn directory_streams_and_lookups_are_answered_in_the_clients_form() {
     let mut net = Net::of_size(1);
