@@ -35,6 +35,8 @@ const TRAILER: usize = 1 + 16;
 const WIRE: usize = HEADER + RECORD + TRAILER;
 /// Records per read and write.
 const BATCH: usize = 16;
+/// Records whose cells are marked at once.
+const MARKED: usize = 4;
 /// A key for a benchmark on loopback: nothing is secret.
 const KEY: [u8; 16] = *b"not a secret key";
 
@@ -105,6 +107,11 @@ impl Digests {
             digests: (0..circuits.max(1)).map(|_| layer.digest()).collect(),
             next: Vec::new(),
         }
+    }
+
+    /// Marks all cells of the records in `wire`, as many at once as stay in the nearest cache.
+    fn mark_all(&mut self, wire: &mut [u8]) {
+        wire.chunks_mut(MARKED * WIRE).for_each(|wire| self.mark(wire));
     }
 
     /// Marks all cells of some records, whose circuits take turns.
@@ -188,7 +195,7 @@ fn originate(input: &mut TcpStream, output: &mut TcpStream, circuits: usize) -> 
         {
             wire[HEADER..HEADER + PAYLOAD_OF_RECORD].copy_from_slice(payload);
         }
-        digests.mark(&mut buffer[..whole * WIRE]);
+        digests.mark_all(&mut buffer[..whole * WIRE]);
         for wire in records(&mut buffer).take(whole) {
             layer.apply_keystream(&mut wire[HEADER..HEADER + RECORD]);
             to.seal(wire);
@@ -330,7 +337,7 @@ impl RawCiphers {
             ctr: time(&mut |wire| {
                 records(wire).for_each(|wire| layer.apply_keystream(&mut wire[HEADER..HEADER + RECORD]))
             }),
-            sha1: time(&mut |wire| digests.mark(wire)),
+            sha1: time(&mut |wire| digests.mark_all(wire)),
         }
     }
 

@@ -59,9 +59,13 @@ impl<K: PayerKeys> Payer<K> {
             };
         let wait = RESUME_MS.saturating_mul(u64::from(payment.attempt) - u64::from(code == RefuseCode::Failed));
         payment.resume = Some((hop, now.plus(wait)));
+        // An honest meter may be behind ours for a moment; one that still is when the payment comes again is not (ADR 13).
+        let excused = code == RefuseCode::OverLimit && payment.attempt == 1 && again;
         self.outbox
             .push_now(Output::Report(Report::Refused { tunnel, n, hop, code }));
-        self.blame(tunnel, hop, now);
+        if !excused {
+            self.blame(tunnel, hop, now);
+        }
         if let Some(e) = peer
             .and_then(|g| self.guards.get_mut(&g))
             .and_then(|g| g.get_mut(escrow))

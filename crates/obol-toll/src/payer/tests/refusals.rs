@@ -317,6 +317,44 @@ fn a_hop_that_finds_a_step_too_large_is_asked_again_after_a_while_and_then_for_s
 }
 
 #[test]
+fn a_meter_that_is_behind_for_a_moment_costs_no_relay_its_name_and_one_that_stays_behind_does() {
+    for stubborn in [false, true] {
+        let (mut desk, mut pays) = Desk::paying(&[100, 50, 200]);
+        let retired = |desk: &Desk| desk.out.contains(&Output::Retire { tunnel: T });
+        let (mut carried, mut left) = (0, false);
+        for _ in 0..10 {
+            let n = pays[0].n;
+            for _ in 0..if stubborn { 2 } else { 1 } {
+                desk.answer(ToOrigin::Refused {
+                    n,
+                    distance: 1,
+                    code: RefuseCode::OverLimit,
+                });
+                left |= retired(&desk);
+                desk.keep_payments();
+                desk.now = desk.now.plus(2_000);
+                desk.say(Input::Tick);
+                desk.keep_payments();
+                desk.payment(2);
+            }
+            if left {
+                break;
+            }
+            desk.complete(n, carried);
+            desk.keep_payments();
+            while desk.out.is_empty() {
+                carried += UNIT;
+                assert!(carried < 64 << 20, "{:?}", desk.unpaid());
+                desk.carry(UNIT);
+                desk.keep_payments();
+            }
+            pays = desk.payment(1);
+        }
+        assert_eq!(left, stubborn);
+    }
+}
+
+#[test]
 fn fees_go_on_where_they_were_after_a_payment_that_was_given_up() {
     let (mut desk, _) = Desk::paying(&[100, 50, 200]);
     desk.answer(ToOrigin::Refused {
