@@ -64,6 +64,11 @@ pub fn ceiling(forward_ceiling: PricePer64KiB, step: Step) -> Stroops {
     forward_ceiling.cost(step).unwrap_or(Stroops::MAX)
 }
 
+/// Cells of messages about payments that hop 1 meters before the first payment: quotes, balances.
+const QUIET_CELLS: u64 = 20;
+/// And for each payment.
+const CELLS_A_PAYMENT: u64 = 6;
+
 /// How a circuit's steps have grown so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Growth {
@@ -89,11 +94,20 @@ impl Growth {
 
     /// Whether a hop sells `step` now. `metered` is its own count, `unused` what was bought here and not used.
     ///
-    /// The rule, with the tolerance that meters of different hops need: an eighth and 64 KiB on what was carried, a flow
-    /// control window on what may be unused (2.14).
+    /// The rule, with the tolerance that meters of different hops need: an eighth and 64 KiB on what was carried; a flow
+    /// control window, and the payments that the hops before it meter, on what may be unused (2.14, ADR 14).
     pub fn allows(&self, step: Step, metered: u64, unused: u64, largest: Step) -> bool {
         let carried = metered.saturating_add(metered / 8).saturating_add(UNIT);
-        step <= self.next(carried, largest).min(largest) && unused <= step.bytes().saturating_add(WINDOW * CELL)
+        // Who carries nothing meters no payments either.
+        let payments = self.payment_bytes().min(metered / 8);
+        let tolerance = (WINDOW * CELL).saturating_add(payments);
+        step <= self.next(carried, largest).min(largest) && unused <= step.bytes().saturating_add(tolerance)
+    }
+
+    /// Bytes of payment messages that hop 1 has metered when so many steps were bought: those to later hops, which are free at their
+    /// own and so are bought there and never used.
+    pub fn payment_bytes(&self) -> u64 {
+        (QUIET_CELLS + CELLS_A_PAYMENT * u64::from(self.count)).saturating_mul(CELL)
     }
 
     /// Books a step.
@@ -123,6 +137,21 @@ mod tests {
 
     fn s(n: i64) -> Stroops {
         Stroops::new(n).unwrap()
+    }
+
+    #[test]
+    fn a_circuit_of_small_steps_is_sold_the_ten_thousandth_as_well_although_its_last_hop_meters_no_payments() {
+        let mut growth = Growth::default();
+        for n in 0..10_000 {
+            // The payer buys the next step when the hop that meters most has nothing left.
+            let bought = n * UNIT;
+            let metered = bought.saturating_sub(growth.payment_bytes());
+            assert!(
+                growth.allows(Step::FIRST, metered, bought - metered, Step::FIRST),
+                "step {n}"
+            );
+            growth.book(Step::FIRST);
+        }
     }
 
     proptest! {

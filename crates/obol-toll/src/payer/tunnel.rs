@@ -148,10 +148,6 @@ impl Rate {
     }
 }
 
-/// Extra cells that hop 1 meters and we do not see as payload: building the circuit, quotes; and for each payment.
-const QUIET_CELLS: u64 = 20;
-const CELLS_A_PAYMENT: u64 = 6;
-
 /// See the head of this file.
 #[derive(Debug)]
 pub(super) struct Tunnel {
@@ -265,12 +261,8 @@ impl Tunnel {
         now.since(since) >= ARRIVAL_MS
     }
 
-    fn payment_bytes(&self) -> u64 {
-        (QUIET_CELLS + CELLS_A_PAYMENT.saturating_mul(self.growth.count.into())).saturating_mul(CELL)
-    }
-
     fn believable(&self) -> u64 {
-        self.meter.believable().saturating_add(self.payment_bytes())
+        self.meter.believable().saturating_add(self.growth.payment_bytes())
     }
 
     /// Bytes that the busiest hop has carried by now, as well as we can tell: what was told, what came since with 5 % for flow
@@ -282,7 +274,7 @@ impl Tunnel {
             .0
             .saturating_add(since)
             .saturating_add(since / 20)
-            .saturating_add(self.payment_bytes());
+            .saturating_add(self.growth.payment_bytes());
         used.min(self.believable())
     }
 
@@ -321,7 +313,9 @@ impl Tunnel {
     /// What went through this tunnel by our own count alone, with 5 % for flow control and what only hop 1 meters.
     fn counted(&self) -> u64 {
         let floor = self.meter.floor();
-        floor.saturating_add(floor / 20).saturating_add(self.payment_bytes())
+        floor
+            .saturating_add(floor / 20)
+            .saturating_add(self.growth.payment_bytes())
     }
 
     /// Whether the next step should be bought, whatever hops told.
