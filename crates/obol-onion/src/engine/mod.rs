@@ -67,7 +67,7 @@ pub use padding::LinkParameters;
 pub use queue::{Layout, Transmit};
 pub use schedule::Class;
 pub use stream::{Answer, Connected, Received};
-pub use wire::{CELL_LEN, DATA_MAX, DestroyReason, EndReason, Ending};
+pub use wire::{CELL_LEN, DATA_MAX, DestroyReason, EndReason, Ending, LINK_MESSAGE_MAX};
 
 use cells::Pool;
 use circuit::Circuit;

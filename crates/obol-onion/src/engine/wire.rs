@@ -18,7 +18,7 @@ pub(crate) fn body(cell: &mut [u8; CELL_LEN]) -> &mut [u8; BODY_LEN] {
 /// Most data in one relay message.
 pub const DATA_MAX: usize = 498;
 /// Longest link message that is taken; longer ones of this command are an error, of other commands passed over.
-pub(crate) const LINK_MESSAGE_MAX: usize = 16 * 1024;
+pub const LINK_MESSAGE_MAX: usize = 16 * 1024;
 
 /// Commands of cells.
 pub(crate) mod command {

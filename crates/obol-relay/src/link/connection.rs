@@ -19,14 +19,18 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
 
+use obol_onion::engine::LINK_MESSAGE_MAX;
+
 use crate::handshake::LinkStream;
 use crate::tls::records::{self, CONTENT_MAX, HEAD, Opener, RECORD_MAX, Sealer, TAIL};
 
 /// Bytes that are asked of the system at once.
 const READ: usize = 64 * 1024;
 
-/// What may be left of an earlier read: the start of a cell, and that of a record.
-const REST_MAX: usize = 1024 + RECORD_MAX;
+/// What may be left of an earlier read: the start of a cell, of which a link message is the longest, and that of a record.
+const REST_MAX: usize = VARIABLE_HEADER_LEN + LINK_MESSAGE_MAX + RECORD_MAX;
+/// Circuit id, command and length of a cell of variable length.
+const VARIABLE_HEADER_LEN: usize = 7;
 
 /// Bytes that the system may hold of what is not sent yet. More would only be a queue in which nobody has priority; less,
 /// and a fast link runs dry between two wakes.
@@ -166,7 +170,8 @@ impl Connection {
         wire: &'a mut Wire,
     ) -> Poll<io::Result<(Got, Incoming<'a>)>> {
         let start = self.rest.len();
-        let mut buffer = ReadBuf::new(&mut wire[start..start + READ]);
+        let space = wire.get_mut(start..start + READ).ok_or(io::ErrorKind::InvalidData)?;
+        let mut buffer = ReadBuf::new(space);
         ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer))?;
         let read = buffer.filled().len();
         let got = match read {

@@ -71,9 +71,14 @@ async fn send(connection: &mut Connection, bytes: &[u8], len: usize) {
     poll_fn(|cx| connection.poll_flush(cx)).await.unwrap();
 }
 
-/// Reads until `len` bytes, or the end; takes whole cells only.
-async fn receive(connection: &mut Connection, mut got: Vec<u8>, len: usize) -> Vec<u8> {
-    let cells = |cells: &[u8]| cells.len() / 514 * 514;
+/// Reads until `len` bytes, or the end; takes whole cells of 514 bytes only.
+async fn receive(connection: &mut Connection, got: Vec<u8>, len: usize) -> Vec<u8> {
+    receive_cells(connection, got, len, 514).await
+}
+
+/// The same with cells of another length.
+async fn receive_cells(connection: &mut Connection, mut got: Vec<u8>, len: usize, cell: usize) -> Vec<u8> {
+    let cells = |cells: &[u8]| cells.len() / cell * cell;
     let whole = cells(&got);
     connection.keep_first(&got.split_off(whole));
     let mut kept = 0;
@@ -117,6 +122,22 @@ async fn everything_arrives_in_either_version_of_tls_whatever_the_records() {
             let ((), got) = tokio::join!(
                 send(&mut server, &bytes, len),
                 receive(&mut client, Vec::new(), bytes.len())
+            );
+            assert!(got == bytes, "{version:?}, {len}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_longest_link_messages_arrive_however_they_lie_in_their_records() {
+    let longest = VARIABLE_HEADER_LEN + LINK_MESSAGE_MAX;
+    for version in [&TLS13, &TLS12] {
+        for len in [509, CONTENT_MAX] {
+            let (mut client, mut server, cells) = pair(version, b"").await;
+            let bytes = noise(longest * 60);
+            let ((), got) = tokio::join!(
+                send(&mut client, &bytes, len),
+                receive_cells(&mut server, cells, bytes.len(), longest)
             );
             assert!(got == bytes, "{version:?}, {len}");
         }
