@@ -267,6 +267,18 @@ impl Desk {
         });
     }
 
+    /// Carries until the next payment is begun; `carried` goes on.
+    fn next_payment(&mut self, carried: &mut u64) -> Vec<Pay> {
+        self.keep_payments();
+        while self.out.is_empty() {
+            *carried += UNIT;
+            assert!(*carried < 64 << 20, "{:?}", self.unpaid());
+            self.carry(UNIT);
+            self.keep_payments();
+        }
+        self.payment(1)
+    }
+
     /// Up to and including the first payment's messages.
     fn paying(prices: &[u64]) -> (Self, Vec<Pay>) {
         let mut desk = Desk::new(config(), prices);

@@ -271,14 +271,7 @@ fn a_hop_that_finds_a_step_too_large_is_asked_again_after_a_while_and_then_for_s
     let mut carried = 0;
     while pays[0].step.units() < 8 {
         desk.complete(pays[0].n, carried);
-        desk.keep_payments();
-        while desk.out.is_empty() {
-            carried += UNIT;
-            assert!(carried < 64 << 20, "{:?}", desk.unpaid());
-            desk.carry(UNIT);
-            desk.keep_payments();
-        }
-        pays = desk.payment(1);
+        pays = desk.next_payment(&mut carried);
     }
     let (n, step) = (pays[0].n, pays[0].step);
     for attempt in 1..=2u64 {
@@ -341,14 +334,7 @@ fn a_meter_that_is_behind_for_a_moment_costs_no_relay_its_name_and_one_that_stay
                 break;
             }
             desk.complete(n, carried);
-            desk.keep_payments();
-            while desk.out.is_empty() {
-                carried += UNIT;
-                assert!(carried < 64 << 20, "{:?}", desk.unpaid());
-                desk.carry(UNIT);
-                desk.keep_payments();
-            }
-            pays = desk.payment(1);
+            pays = desk.next_payment(&mut carried);
         }
         assert_eq!(left, stubborn);
     }
