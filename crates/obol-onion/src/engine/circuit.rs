@@ -79,6 +79,12 @@ impl Queue {
         self.answers.len() + self.cells.len()
     }
 
+    /// The class in which it is scheduled, in a circuit of class `of`.
+    #[inline]
+    pub(crate) fn class(&self, of: Class) -> Class {
+        if self.answers.len() > 0 { Class::Paid } else { of }
+    }
+
     pub(crate) fn clear(&mut self, pool: &mut Pool) -> usize {
         let cells = self.len();
         pool.clear(&mut self.answers);

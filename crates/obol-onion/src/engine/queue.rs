@@ -126,11 +126,7 @@ impl Engine {
             queue.ticket = 0;
             return;
         }
-        let class = if queue.answers.len() > 0 {
-            Class::Paid
-        } else {
-            circuit.class
-        };
+        let class = queue.class(circuit.class);
         self.last_ticket = if self.last_ticket == u32::MAX {
             1
         } else {
@@ -425,11 +421,7 @@ impl Engine {
             queue.ticket = 0;
             return None;
         }
-        let class = if queue.answers.len() > 0 {
-            Class::Paid
-        } else {
-            circuit.class
-        };
+        let class = queue.class(circuit.class);
         Some((class, circuit.neighbour))
     }
 
