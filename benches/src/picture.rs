@@ -164,7 +164,6 @@ fn scale(most: f64) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::floor::RawCiphers;
     use crate::relay::Measured;
 
     fn outcome(who: &[Who]) -> Outcome {
@@ -174,17 +173,7 @@ mod tests {
             cpu_s_per_gb: [4.5, 4.4, 4.6],
             carried: None,
         });
-        Outcome {
-            measured: measured.collect(),
-            raw: RawCiphers {
-                open: 0.1,
-                seal: 0.1,
-                ctr: 0.1,
-                sha1: 0.1,
-            },
-            tor: None,
-            left_out: Vec::new(),
-        }
+        Outcome::example(measured.collect())
     }
 
     #[test]

@@ -312,6 +312,24 @@ fn floors(program: &Path, circuits: usize, size: u64) -> Result<[f64; 3], BenchE
 }
 
 #[cfg(test)]
+impl Outcome {
+    /// Of these, with ciphers of round figures.
+    pub(crate) fn example(measured: Vec<Measured>) -> Outcome {
+        Outcome {
+            measured,
+            raw: RawCiphers {
+                open: 0.1,
+                seal: 0.1,
+                ctr: 0.1,
+                sha1: 0.1,
+            },
+            tor: None,
+            left_out: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -326,23 +344,13 @@ mod tests {
 
     #[test]
     fn ratios_are_of_the_same_run() {
-        let outcome = Outcome {
-            measured: vec![
-                measured(0, Who::Ours, 1.0),
-                measured(0, Who::CTor, 4.0),
-                measured(1, Who::CTor, 8.0),
-                measured(2, Who::Ours, 3.0),
-                measured(2, Who::CTor, 6.0),
-            ],
-            raw: RawCiphers {
-                open: 0.1,
-                seal: 0.1,
-                ctr: 0.1,
-                sha1: 0.1,
-            },
-            tor: None,
-            left_out: Vec::new(),
-        };
+        let outcome = Outcome::example(vec![
+            measured(0, Who::Ours, 1.0),
+            measured(0, Who::CTor, 4.0),
+            measured(1, Who::CTor, 8.0),
+            measured(2, Who::Ours, 3.0),
+            measured(2, Who::CTor, 6.0),
+        ]);
         assert_eq!(outcome.ratios(Who::Ours, Who::CTor, Position::Middle), [0.25, 0.5]);
         assert!(outcome.ratios(Who::Unpaid, Who::CTor, Position::Middle).is_empty());
     }
