@@ -2,6 +2,7 @@
 
 pub mod authority;
 pub mod control;
+pub mod ctor;
 pub mod download;
 pub mod economy;
 pub mod network;

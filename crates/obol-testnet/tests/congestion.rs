@@ -6,9 +6,9 @@ mod network;
 
 use std::net::SocketAddr;
 
-use network::ctor::{Tor, available, common, free_port};
 use network::{Network, PATIENCE};
 use obol_onion::engine::Counters;
+use obol_testnet::ctor::{CTor, Torrc, available, free_port};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -71,25 +71,20 @@ async fn arti_sends_and_gets_megabytes_with_congestion_control() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c_tor_sends_and_gets_megabytes_with_congestion_control() {
-    if !available("tor") {
+    if !available() {
         return;
     }
     let network = Network::start(3).await;
     let server = echo().await;
     let files = tempfile::tempdir().unwrap();
-    let data = files.path().join("client");
-    let port = free_port();
+    let port = free_port().unwrap();
     let guard = &network.nodes[0];
-    let address = guard.handle.addresses()[0];
-    let fallback = hex::encode_upper(guard.keys.fingerprint());
-    let torrc = format!(
-        "{}SocksPort 127.0.0.1:{port}\nFallbackDir {address} orport={} id={fallback}\n\
-         ClientRejectInternalAddresses 0\nClientDNSRejectInternalAddresses 0\n",
-        common(&data, &network.authority.torrc_line()),
-        address.port(),
-    );
-    let mut tor = Tor::start(&data, &torrc);
-    tor.says("Bootstrapped 100%").await;
+    let torrc = Torrc::new()
+        .lines(&network.authority.torrc_line())
+        .client(port)
+        .fallback(guard.handle.addresses()[0], guard.keys.fingerprint());
+    let mut tor = CTor::start(files.path(), &torrc).unwrap();
+    tor.says(&["Bootstrapped 100%"], PATIENCE).await.unwrap();
     let stream: TcpStream = tokio_socks::tcp::Socks5Stream::connect(("127.0.0.1", port), server)
         .await
         .unwrap()

@@ -7,14 +7,24 @@ mod network;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use network::ctor::{CTorAuthority, Tor, available, common, free_port};
 use network::{Network, Node, PATIENCE, REQUEST, description, fetch, keys, origin, policy};
 use obol_relay::descriptor;
 use obol_relay::directory::{Upload, upload};
 use obol_relay::keys::OnionLifetime;
 use obol_testnet::authority::Role;
+use obol_testnet::ctor::{AuthorityFiles, CTor, Torrc, Voting, available, free_port};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+
+/// A C Tor directory authority that votes alone, every 20 seconds.
+fn authority(files: &tempfile::TempDir) -> (AuthorityFiles, CTor) {
+    let authority = AuthorityFiles::make(&files.path().join("authority"), "cauthority").unwrap();
+    let torrc = authority
+        .torrc(std::slice::from_ref(&authority), Voting::default())
+        .set("ConsensusParams", "cc_alg=0");
+    let tor = CTor::start(&authority.directory, &torrc).unwrap();
+    (authority, tor)
+}
 
 /// Fetches a page from `server` through a SOCKS5 proxy at `port`.
 async fn through_socks(port: u16, server: std::net::SocketAddr) -> Vec<u8> {
@@ -41,26 +51,21 @@ async fn through_socks(port: u16, server: std::net::SocketAddr) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_c_tor_client_bootstraps_through_our_relays_and_fetches_a_page() {
-    if !available("tor") {
+    if !available() {
         return;
     }
     let network = Network::start(3).await;
     let page: &'static [u8] = Box::leak(vec![b'c'; 300_000].into_boxed_slice());
     let server = origin(page).await;
     let files = tempfile::tempdir().unwrap();
-    let data = files.path().join("client");
-    let port = free_port();
+    let port = free_port().unwrap();
     let guard = &network.nodes[0];
-    let address = guard.handle.addresses()[0];
-    let fallback = hex::encode_upper(guard.keys.fingerprint());
-    let torrc = format!(
-        "{}SocksPort 127.0.0.1:{port}\nFallbackDir {address} orport={} id={fallback}\n\
-         ClientRejectInternalAddresses 0\nClientDNSRejectInternalAddresses 0\n",
-        common(&data, &network.authority.torrc_line()),
-        address.port(),
-    );
-    let mut tor = Tor::start(&data, &torrc);
-    tor.says("Bootstrapped 100%").await;
+    let torrc = Torrc::new()
+        .lines(&network.authority.torrc_line())
+        .client(port)
+        .fallback(guard.handle.addresses()[0], guard.keys.fingerprint());
+    let mut tor = CTor::start(files.path(), &torrc).unwrap();
+    tor.says(&["Bootstrapped 100%"], PATIENCE).await.unwrap();
     let answer = tokio::time::timeout(PATIENCE, through_socks(port, server))
         .await
         .expect("the page takes too long");
@@ -70,27 +75,26 @@ async fn a_c_tor_client_bootstraps_through_our_relays_and_fetches_a_page() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_c_tor_relay_joins_our_network_and_stands_between_our_guard_and_our_exit() {
-    if !available("tor") {
+    if !available() {
         return;
     }
     let network = Network::with(&[Role::Guard, Role::Exit]).await;
     network.authority.assign("ctormiddle", Role::Middle);
     let files = tempfile::tempdir().unwrap();
-    let data = files.path().join("relay");
-    let torrc = format!(
-        "{}Nickname ctormiddle\nAddress 127.0.0.1\nORPort 127.0.0.1:{}\nSocksPort 0\nAssumeReachable 1\n\
-         ExitRelay 0\nContactInfo none\n",
-        common(&data, &network.authority.torrc_line()),
-        free_port(),
-    );
-    let mut tor = Tor::start(&data, &torrc);
+    let torrc = Torrc::new()
+        .lines(&network.authority.torrc_line())
+        .relay("ctormiddle", free_port().unwrap())
+        .exits_nowhere();
+    let mut tor = CTor::start(files.path(), &torrc).unwrap();
     tokio::time::timeout(PATIENCE, network.authority.wait_for(3))
         .await
         .unwrap_or_else(|_| panic!("no descriptor came: {}", tor.log()));
     network.publish().await;
     assert_eq!(network.nodes[0].directory.view().snapshot().relays().len(), 3);
     // It verified our consensus and has the microdescriptors.
-    tor.says("Tor can build exit and internal paths").await;
+    tor.says(&["Tor can build exit and internal paths"], PATIENCE)
+        .await
+        .unwrap();
     let server = origin(b"through three kinds").await;
     let (client, _arti_files) = network.arti().await;
     assert!(fetch(&client, server).await.ends_with(b"through three kinds"));
@@ -98,31 +102,33 @@ async fn a_c_tor_relay_joins_our_network_and_stands_between_our_guard_and_our_ex
 
 #[tokio::test]
 async fn a_c_tor_authority_accepts_our_descriptor_and_knows_a_second_upload_again() {
-    if !available("tor") || !available("tor-gencert") {
+    if !available() {
         return;
     }
-    let mut authority = CTorAuthority::start();
-    authority.tor.says("Opened Directory listener").await;
+    let files = tempfile::tempdir().unwrap();
+    let (authority, mut tor) = authority(&files);
+    tor.says(&["Opened Directory listener"], PATIENCE).await.unwrap();
     let (keys, _files) = keys().await;
     let about = description("obolrelay", "127.0.0.1:5999".parse().unwrap(), policy(true));
     let text = descriptor::build(&keys, OnionLifetime::default(), &about, SystemTime::now()).unwrap();
     assert_eq!(
-        upload(&authority.entry, &text).await.unwrap(),
+        upload(&authority.entry(), &text).await.unwrap(),
         Upload::Accepted,
         "{}",
-        authority.tor.log()
+        tor.log()
     );
-    assert_eq!(upload(&authority.entry, &text).await.unwrap(), Upload::NotNew);
+    assert_eq!(upload(&authority.entry(), &text).await.unwrap(), Upload::NotNew);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_c_tor_authority_finds_our_relay_running_and_our_relay_believes_its_consensus() {
-    if !available("tor") || !available("tor-gencert") {
+    if !available() {
         return;
     }
-    let mut authority = CTorAuthority::start();
-    authority.tor.says("Opened Directory listener").await;
-    let node = Node::start_at("obolrelay", true, authority.entry.clone()).await;
+    let files = tempfile::tempdir().unwrap();
+    let (authority, mut tor) = authority(&files);
+    tor.says(&["Opened Directory listener"], PATIENCE).await.unwrap();
+    let node = Node::start_at("obolrelay", true, authority.entry()).await;
     let ours = node.keys.ed25519();
     let listed = async {
         loop {
@@ -135,7 +141,7 @@ async fn a_c_tor_authority_finds_our_relay_running_and_our_relay_believes_its_co
     };
     let relay = tokio::time::timeout(PATIENCE, listed)
         .await
-        .unwrap_or_else(|_| panic!("never listed: {}", authority.tor.log()));
+        .unwrap_or_else(|_| panic!("never listed: {}", tor.log()));
     assert_eq!(relay.rsa, node.keys.fingerprint());
     assert_eq!(relay.ntor, Some(node.keys.current().ntor_public()));
     assert!(relay.obol, "the authority passes our subprotocols on");

@@ -32,7 +32,7 @@ async fn credulous() -> Authority {
 async fn new_descriptor(nickname: &str, exit: bool) -> String {
     let (keys, _files) = keys().await;
     // Nobody listens there.
-    let address = SocketAddr::from(([127, 0, 0, 1], network::ctor::free_port()));
+    let address = SocketAddr::from(([127, 0, 0, 1], obol_testnet::ctor::free_port().unwrap()));
     let about = description(nickname, address, policy(exit));
     descriptor::build(&keys, OnionLifetime::default(), &about, SystemTime::now()).unwrap()
 }

@@ -3,8 +3,6 @@
 // Each test binary uses a part of it, and nothing here runs outside of tests.
 #![allow(dead_code, clippy::unwrap_used)]
 
-pub mod ctor;
-
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
