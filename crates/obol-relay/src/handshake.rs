@@ -25,8 +25,30 @@ pub type LinkStream = TlsStream<Socket>;
 pub struct Local {
     /// The addresses in our descriptor, IPv4 first.
     pub advertised: Vec<IpAddr>,
-    /// For the whole of TCP, TLS and link handshake. C Tor's clients wait a minute.
-    pub timeout: Duration,
+    /// How long each stage may take.
+    pub timeouts: Timeouts,
+}
+
+/// How long each stage of opening a link may take, however slowly the peer's bytes come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// The TCP connection, if it is us who connect.
+    pub tcp: Duration,
+    /// TLS.
+    pub tls: Duration,
+    /// The link handshake inside of it, up to NETINFO.
+    pub link: Duration,
+}
+
+impl Default for Timeouts {
+    /// Half a minute for all; C Tor's clients wait a minute.
+    fn default() -> Self {
+        Timeouts {
+            tcp: Duration::from_secs(10),
+            tls: Duration::from_secs(10),
+            link: Duration::from_secs(10),
+        }
+    }
 }
 
 /// An open link.
@@ -89,21 +111,19 @@ impl LinkFailed {
 /// # Errors
 /// [`LinkFailed`]: the connection is closed.
 pub async fn accept(tcp: TcpStream, keys: &Keys, local: &Local) -> Result<Established, LinkFailed> {
-    limit(local, async {
-        let remote = prepare(&tcp)?;
-        // One snapshot: the certificates must vouch for this very TLS certificate.
-        let current = keys.current();
-        let secrets = Arc::new(TrafficSecrets::default());
-        let mut config = ServerConfig::clone(current.tls());
-        config.key_log = Arc::<TrafficSecrets>::clone(&secrets);
-        let tls = TlsAcceptor::from(Arc::new(config))
-            .accept(Socket::new(tcp, secrets))
-            .await
-            .map_err(LinkFailed::Connection)?;
-        let handshake = Handshake::respond(Arc::clone(current.credentials()), facts(remote, local));
-        run(tls.into(), remote, handshake, Vec::new()).await
+    let remote = prepare(&tcp)?;
+    // One snapshot: the certificates must vouch for this very TLS certificate.
+    let current = keys.current();
+    let secrets = Arc::new(TrafficSecrets::default());
+    let mut config = ServerConfig::clone(current.tls());
+    config.key_log = Arc::<TrafficSecrets>::clone(&secrets);
+    let accepting = TlsAcceptor::from(Arc::new(config)).accept(Socket::new(tcp, secrets));
+    let tls = limit(local.timeouts.tls, async {
+        accepting.await.map_err(LinkFailed::Connection)
     })
-    .await
+    .await?;
+    let handshake = Handshake::respond(Arc::clone(current.credentials()), facts(remote, local));
+    limit(local.timeouts.link, run(tls.into(), remote, handshake, Vec::new())).await
 }
 
 /// Opens a link to the relay at `address`, authenticated with `keys`.
@@ -137,32 +157,31 @@ async fn initiate(
     keys: Option<&Keys>,
     local: &Local,
 ) -> Result<Established, LinkFailed> {
-    limit(local, async {
-        let tcp = TcpStream::connect(address).await.map_err(LinkFailed::Unreachable)?;
-        let remote = prepare(&tcp)?;
-        let secrets = Arc::new(TrafficSecrets::default());
-        let mut config = ClientConfig::clone(&tls::client_config());
-        config.key_log = Arc::<TrafficSecrets>::clone(&secrets);
-        let tls = TlsConnector::from(Arc::new(config))
-            .connect(tls::random_server_name(), Socket::new(tcp, secrets))
-            .await
-            .map_err(LinkFailed::Connection)?;
-        let certificate = tls
-            .get_ref()
-            .1
-            .peer_certificates()
-            .and_then(<[_]>::first)
-            .map(|certificate| certificate.to_vec())
-            .ok_or_else(|| LinkFailed::Connection(io::ErrorKind::InvalidData.into()))?;
-        let ours = keys.map(|keys| Arc::clone(keys.current().credentials()));
-        let (handshake, send) = Handshake::initiate(ours, expected, &certificate, facts(remote, local), now());
-        run(tls.into(), remote, handshake, send).await
+    let timeouts = local.timeouts;
+    let tcp = limit(timeouts.tcp, async {
+        TcpStream::connect(address).await.map_err(LinkFailed::Unreachable)
     })
-    .await
+    .await?;
+    let remote = prepare(&tcp)?;
+    let secrets = Arc::new(TrafficSecrets::default());
+    let mut config = ClientConfig::clone(&tls::client_config());
+    config.key_log = Arc::<TrafficSecrets>::clone(&secrets);
+    let connecting = TlsConnector::from(Arc::new(config)).connect(tls::random_server_name(), Socket::new(tcp, secrets));
+    let tls = limit(timeouts.tls, async { connecting.await.map_err(LinkFailed::Connection) }).await?;
+    let certificate = tls
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(<[_]>::first)
+        .map(|certificate| certificate.to_vec())
+        .ok_or_else(|| LinkFailed::Connection(io::ErrorKind::InvalidData.into()))?;
+    let ours = keys.map(|keys| Arc::clone(keys.current().credentials()));
+    let (handshake, send) = Handshake::initiate(ours, expected, &certificate, facts(remote, local), now());
+    limit(timeouts.link, run(tls.into(), remote, handshake, send)).await
 }
 
-async fn limit<T>(local: &Local, work: impl Future<Output = Result<T, LinkFailed>>) -> Result<T, LinkFailed> {
-    tokio::time::timeout(local.timeout, work)
+async fn limit<T>(time: Duration, work: impl Future<Output = Result<T, LinkFailed>>) -> Result<T, LinkFailed> {
+    tokio::time::timeout(time, work)
         .await
         .unwrap_or(Err(LinkFailed::TimedOut))
 }

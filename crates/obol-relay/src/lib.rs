@@ -2,6 +2,7 @@
 
 mod circuits;
 pub mod config;
+pub mod defence;
 pub mod descriptor;
 pub mod directory;
 pub mod handshake;

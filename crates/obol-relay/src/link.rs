@@ -5,18 +5,19 @@ mod connection;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use obol_onion::engine::{CircuitId, DestroyReason, LinkId, LinkInfo, NextHop, Peer};
 use obol_onion::link::{Expected, Role, Version};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tracing::debug;
 
 use carry::Carrier;
 pub(crate) use carry::LinkTask;
 use connection::Connection;
 
+use crate::defence::{Knock, Visit};
+use crate::directory::NetView;
 use crate::handshake::{self, Established};
 use crate::relay::Shared;
 
@@ -32,19 +33,28 @@ pub(crate) struct Dialler {
 }
 
 /// Finishes an accepted connection's handshake and serves the link until it ends.
-pub(crate) async fn accepted(shared: Arc<Shared>, tcp: TcpStream, permit: OwnedSemaphorePermit) {
+pub(crate) async fn accepted(shared: Arc<Shared>, tcp: TcpStream, knock: Knock) {
     let done = tokio::select! {
         () = shared.stop.cancelled() => return,
+        () = knock.cut.cancelled() => return debug!("a link handshake gave way to others"),
         done = handshake::accept(tcp, &shared.keys, &shared.local) => done,
     };
-    drop(permit);
     match done {
         Ok(established) => {
+            let _visit = counted(&shared, knock, &established);
             let link = up(&shared, &established);
             serve(shared, link, established).await;
         }
         Err(error) => debug!(%error, "a link handshake failed"),
     }
+}
+
+/// Counts the link of a client. Relays are not limited, and neither is who shares an address with one of the consensus.
+fn counted(shared: &Shared, knock: Knock, established: &Established) -> Option<Visit> {
+    let address = established.remote.ip().to_canonical();
+    let known = |net: &NetView| net.snapshot().is_address(&address);
+    let is_relay = established.peer.is_some() || shared.net.as_ref().is_some_and(known);
+    (!is_relay).then(|| knock.open(Instant::now()))
 }
 
 /// A circuit needs a link to its next hop: joins a connection that is being made, or makes one.

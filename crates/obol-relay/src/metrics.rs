@@ -69,6 +69,11 @@ table! {
         "Payment messages sent to neighbour relays, with their headers, bytes.";
     PaddingCells "obol_padding_cells_total" Counter [] "PADDING cells sent into the silence of links; not metered.";
     Links "obol_links" Gauge [] "Links to clients and relays now.";
+    LinksRefused "obol_links_refused_total" Counter [("why", &["handshakes", "concurrent", "rate"])]
+        "Connections closed at the door, by what their address had too many of: handshakes, client links, new links.";
+    LinkHandshakes "obol_link_handshakes" Gauge [] "Handshakes of accepted connections under way now.";
+    LinkHandshakesCut "obol_link_handshakes_cut_total" Counter []
+        "Handshakes of accepted connections that gave way to others' because all places were taken.";
     Circuits "obol_circuits" Gauge [CLASS] "Circuits now.";
     QueuedCells "obol_queued_cells" Gauge [CLASS] "Cells' worth of memory that queues and streams hold now.";
     CircuitsOpened "obol_circuits_opened_total" Counter [] "Circuits whose handshake with this relay succeeded.";

@@ -23,21 +23,18 @@ use obol_onion::engine::{
 };
 use rand::Rng as _;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::defence::{ConnectionLimits, Door, DoorCounters};
 use crate::directory::{DirCache, NetView};
-use crate::handshake::Local;
+use crate::handshake::{Local, Timeouts};
 use crate::keys::Keys;
 use crate::link::{self, Dialler, LinkTask};
 use crate::streams::{self, ExitConfig, Resolver, StreamTask};
 
-/// Link handshakes, in and out, that may be under way at once.
-const HANDSHAKES: usize = 1024;
-/// A link handshake that takes longer has failed.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Payment events that may wait for the payments driver before links are read more slowly.
 const PAYMENTS_WAITING: usize = 65_536;
 /// How often the housekeeper looks. Padding is to come within ten seconds of silence, and may ask for nearly as many.
@@ -184,7 +181,7 @@ pub(crate) struct Shared {
     /// Public-key work, by worker.
     workers: Vec<mpsc::UnboundedSender<obol_onion::engine::HandshakeJob>>,
     pub(crate) dialler: Mutex<Dialler>,
-    pub(crate) handshakes: Arc<Semaphore>,
+    pub(crate) door: Arc<Door>,
     pacer: Notify,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
@@ -388,7 +385,7 @@ impl Relay {
             keys: parts.keys,
             local: Local {
                 advertised,
-                timeout: HANDSHAKE_TIMEOUT,
+                timeouts: Timeouts::default(),
             },
             exit,
             resolver: Resolver::new(),
@@ -397,7 +394,7 @@ impl Relay {
             payments_waiting,
             workers,
             dialler: Mutex::new(Dialler::default()),
-            handshakes: Arc::new(Semaphore::new(HANDSHAKES)),
+            door: Arc::new(Door::default()),
             pacer: Notify::new(),
             tasks: TaskTracker::new(),
             stop: stop.clone(),
@@ -506,18 +503,21 @@ impl EngineHandle {
     pub fn counters(&self) -> Counters {
         self.with(|engine, _| engine.counters())
     }
+
+    /// What was counted at the door, where links are accepted.
+    pub fn door(&self) -> DoorCounters {
+        self.0.door.counters()
+    }
 }
 
 /// Accepts links.
 async fn listen(shared: Arc<Shared>, listener: TcpListener) {
     loop {
-        let Ok(permit) = Arc::clone(&shared.handshakes).acquire_owned().await else {
-            return;
-        };
         match listener.accept().await {
-            Ok((tcp, _)) => {
-                shared.tasks.spawn(link::accepted(Arc::clone(&shared), tcp, permit));
-            }
+            Ok((tcp, remote)) => match shared.door.knock(remote, Instant::now()) {
+                Ok(knock) => drop(shared.tasks.spawn(link::accepted(Arc::clone(&shared), tcp, knock))),
+                Err(refused) => debug!(%remote, %refused, "a connection is not let in"),
+            },
             Err(error) => {
                 // Out of descriptors, usually: whoever holds them will let go of some.
                 warn!(%error, "cannot accept a connection");
@@ -589,6 +589,7 @@ async fn housekeeper(shared: Arc<Shared>) {
             let window = param("circwindow", 1000).clamp(100, 1000) as u16;
             let accept = param("sendme_accept_min_version", 0).clamp(0, 1) as u8;
             let congestion = Congestion::from_consensus(|name| net.param(name));
+            shared.door.set_limits(ConnectionLimits::new(param));
             (window, accept, congestion, LinkParameters::new(param))
         });
         shared.with(|engine, now| {
@@ -600,6 +601,7 @@ async fn housekeeper(shared: Arc<Shared>) {
         });
         if tick == 0 {
             shared.resolver.sweep();
+            shared.door.sweep(Instant::now());
         }
     }
 }

@@ -478,6 +478,16 @@ impl About {
         let (served, refused) = self.cache.counted();
         self.metrics.set(Metric::DirectoryBytes, &[], served);
         self.metrics.set(Metric::DirectoryRefused, &[], refused);
+        let door = self.engine.door();
+        self.metrics.set(Metric::LinkHandshakes, &[], door.handshakes);
+        self.metrics.set(Metric::LinkHandshakesCut, &[], door.cut);
+        for (why, refused) in [
+            ("handshakes", door.refused_handshakes),
+            ("concurrent", door.refused_concurrent),
+            ("rate", door.refused_rate),
+        ] {
+            self.metrics.set(Metric::LinksRefused, &[why], refused);
+        }
         self.metrics.render(Some(&self.engine.counters()))
     }
 

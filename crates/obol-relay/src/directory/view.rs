@@ -1,7 +1,7 @@
 //! What the relay itself needs to know of the network: who is in it.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -39,6 +39,8 @@ pub struct Snapshot {
     relays: Vec<Arc<RelayInfo>>,
     /// The same by Ed25519 identity.
     by_ed: HashMap<[u8; 32], Arc<RelayInfo>>,
+    /// Where any of them accepts links.
+    addresses: HashSet<IpAddr>,
 }
 
 impl Snapshot {
@@ -54,17 +56,27 @@ impl Snapshot {
             .iter()
             .filter_map(|relay| Some((relay.ed?, Arc::clone(relay))))
             .collect();
+        let addresses = relays
+            .iter()
+            .flat_map(|relay| relay.addresses.iter().map(SocketAddr::ip))
+            .collect();
         Snapshot {
             valid_after,
             params,
             relays,
             by_ed,
+            addresses,
         }
     }
 
     /// All relays, sorted by RSA identity.
     pub fn relays(&self) -> &[Arc<RelayInfo>] {
         &self.relays
+    }
+
+    /// Whether a relay accepts links at this address, on any port.
+    pub fn is_address(&self, address: &IpAddr) -> bool {
+        self.addresses.contains(address)
     }
 
     /// The relay with this RSA identity.
@@ -147,6 +159,8 @@ mod tests {
         assert_eq!(view.by_rsa(&[3; 20]).map(|r| r.nickname.clone()), Some("r3".to_owned()));
         assert_eq!(view.by_ed(&[2; 32]).map(|r| r.rsa), Some([5; 20]));
         assert!(view.by_rsa(&[4; 20]).is_none());
+        assert!(view.snapshot().is_address(&[127, 0, 0, 1].into()));
+        assert!(!view.snapshot().is_address(&[127, 0, 0, 2].into()));
         assert_eq!((view.param("cc_alg"), view.param("other")), (Some(0), None));
     }
 

@@ -2,13 +2,15 @@
 
 use obol_onion::crypto::tor1::{BODY_LEN, BackwardLayer, ForwardLayer};
 use obol_onion::handshake::{fast, ntor, ntor_v3};
-use obol_relay::handshake::{Established, Local};
+use obol_relay::handshake::{Established, Local, Timeouts};
 use obol_relay::keys::Keys;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+/// Far more than any stage takes.
+const PATIENCE: Duration = Duration::from_secs(60);
 pub const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// Keys of two relays. RSA keys take a while to find: once for all tests.
@@ -25,7 +27,11 @@ pub fn keys(which: usize) -> Arc<Keys> {
 pub fn local() -> Local {
     Local {
         advertised: vec![LOOPBACK],
-        timeout: Duration::from_secs(60),
+        timeouts: Timeouts {
+            tcp: PATIENCE,
+            tls: PATIENCE,
+            link: PATIENCE,
+        },
     }
 }
 

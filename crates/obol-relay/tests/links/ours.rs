@@ -113,12 +113,48 @@ async fn a_peer_that_says_nothing_is_not_waited_for_for_ever() {
     let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut local = local();
-    local.timeout = Duration::from_millis(50);
+    local.timeouts.tls = Duration::from_millis(50);
     let _silent = TcpStream::connect(address).await.unwrap();
     let failed = handshake::accept(listener.accept().await.unwrap().0, &keys(1), &local)
         .await
         .unwrap_err();
     assert!(matches!(failed, LinkFailed::TimedOut));
+}
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_after_tls_or_a_byte_now_and_then_is_not_waited_for_either() {
+    for drips in [false, true] {
+        let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut local = local();
+        local.timeouts.link = Duration::from_millis(200);
+        let over = tokio_util::sync::CancellationToken::new();
+        let ended = over.clone();
+        let peer = async move {
+            let tcp = TcpStream::connect(address).await.unwrap();
+            let connector = tokio_rustls::TlsConnector::from(obol_relay::tls::client_config());
+            let name = obol_relay::tls::random_server_name();
+            let mut tls = connector.connect(name, tcp).await.unwrap();
+            // The start of a VPADDING cell of 4 KiB.
+            let _ = tls.write_all(&[0, 0, 128, 16, 0]).await;
+            let _ = tls.flush().await;
+            while drips && !over.is_cancelled() {
+                if tls.write_all(&[0]).await.is_err() || tls.flush().await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            over.cancelled().await;
+        };
+        let keys = keys(1);
+        let accepting = async {
+            let failed = handshake::accept(listener.accept().await.unwrap().0, &keys, &local).await;
+            ended.cancel();
+            failed.unwrap_err()
+        };
+        let ((), failed) = tokio::join!(peer, accepting);
+        assert!(matches!(failed, LinkFailed::TimedOut), "{failed}");
+    }
 }
 
 #[tokio::test]

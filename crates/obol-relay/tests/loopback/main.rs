@@ -4,5 +4,6 @@
 
 mod carry;
 mod congestion;
+mod door;
 mod exits;
 mod harness;
