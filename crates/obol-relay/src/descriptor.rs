@@ -16,10 +16,12 @@ use crate::keys::{Current, KeyError, Keys, OnionLifetime};
 
 /// The subprotocols of an Obol relay that is paid, in the form of a `proto` line. `Relay=6` is left out on purpose: in the
 /// cell format that it brings unknown relay commands cannot be parsed, and payment messages are such.
-pub const PROTOCOLS: &str = "Cons=2 Desc=2 DirCache=2 FlowCtrl=1-2 Link=4-5 LinkAuth=3 Microdesc=2 Obol=1 Relay=2-5";
+pub const PROTOCOLS: &str =
+    "Cons=2 Desc=2 DirCache=2 FlowCtrl=1-2 HSDir=2 Link=4-5 LinkAuth=3 Microdesc=2 Obol=1 Relay=2-5";
 
 /// The same for a relay that is not paid.
-pub const UNPAID_PROTOCOLS: &str = "Cons=2 Desc=2 DirCache=2 FlowCtrl=1-2 Link=4-5 LinkAuth=3 Microdesc=2 Relay=2-5";
+pub const UNPAID_PROTOCOLS: &str =
+    "Cons=2 Desc=2 DirCache=2 FlowCtrl=1-2 HSDir=2 Link=4-5 LinkAuth=3 Microdesc=2 Relay=2-5";
 
 /// The longest descriptor that authorities accept, in bytes.
 pub const MAX_LENGTH: usize = 20_000;
@@ -51,6 +53,32 @@ pub struct Description {
     pub ipv6_exit: bool,
     /// Its subprotocols: [`PROTOCOLS`] or [`UNPAID_PROTOCOLS`].
     pub protocols: &'static str,
+}
+
+/// A descriptor, and what is uploaded with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
+    /// The server descriptor.
+    pub descriptor: String,
+    /// The extra-info document that it names, if it names one.
+    pub extra_info: Option<String>,
+}
+
+impl Publication {
+    /// What an authority is handed: one document after the other.
+    pub fn body(&self) -> String {
+        [self.descriptor.as_str(), self.extra_info.as_deref().unwrap_or_default()].concat()
+    }
+}
+
+impl From<String> for Publication {
+    /// A descriptor alone.
+    fn from(descriptor: String) -> Publication {
+        Publication {
+            descriptor,
+            extra_info: None,
+        }
+    }
 }
 
 /// Why no descriptor was made.
@@ -130,6 +158,7 @@ pub fn build(
             .summarise_precise(&PortSummaryThresholds::DEFAULT, private_ranges());
         doc.item("ipv6-policy").args_raw_string(&summary.v6);
     }
+    doc.item("hidden-service-dir");
     doc.item("tunnelled-dir-server");
 
     sign_document(doc, &current, keys.rsa())

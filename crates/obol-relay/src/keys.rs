@@ -107,6 +107,20 @@ impl Default for OnionLifetime {
     }
 }
 
+/// What is renewed before its time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rotate {
+    /// The signing key, and with it all that it certifies.
+    pub signing: bool,
+    /// The onion keys: ntor, and the TAP key with it. The ntor key that was in force is accepted for the grace period; one
+    /// that was only accepted still, no longer.
+    pub onion: bool,
+    /// TLS and link keys.
+    pub links: bool,
+    /// The TAP key alone, which serves nothing but to make authorities see a new descriptor.
+    pub tap: bool,
+}
+
 /// What a call of [`Keys::renew`] changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Renewed {
@@ -292,6 +306,14 @@ impl Keys {
     /// # Errors
     /// [`KeyError`]; what was in force still is.
     pub fn renew(&self, now: SystemTime, onion: OnionLifetime) -> Result<Renewed, KeyError> {
+        self.rotate(now, onion, Rotate::default())
+    }
+
+    /// The same, and also what is asked for, whether its time has come or not.
+    ///
+    /// # Errors
+    /// [`KeyError`]; what was in force still is.
+    pub fn rotate(&self, now: SystemTime, onion: OnionLifetime, early: Rotate) -> Result<Renewed, KeyError> {
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.current();
         let mut rotating = before.rotating.clone();
@@ -299,13 +321,13 @@ impl Keys {
         let mut signing_end = before.signing_end;
         let mut tap = Arc::clone(&before.tap);
 
-        let new_signing_key = now + SIGNING_MARGIN >= before.signing_end;
+        let new_signing_key = early.signing || now + SIGNING_MARGIN >= before.signing_end;
         if new_signing_key {
             rotating.signing = new_signing(&self.ed25519, now)?;
             signing_end = check_signing(&rotating.signing, &self.ed25519, &store)?;
             renewed.descriptor = true;
         }
-        if now >= from_unix(rotating.onion.since) + onion.rotation {
+        if early.onion || now >= from_unix(rotating.onion.since) + onion.rotation {
             let old = std::mem::replace(&mut rotating.onion, new_onion(now)?);
             rotating.previous_onion = Some(PreviousOnion {
                 ntor: old.ntor,
@@ -314,6 +336,10 @@ impl Keys {
             tap = Arc::new(store::parse_rsa(&rotating.onion.tap, &store.rotating_path())?);
             renewed.descriptor = true;
             renewed.onion = true;
+        } else if early.tap {
+            rotating.onion.tap = new_tap()?;
+            tap = Arc::new(store::parse_rsa(&rotating.onion.tap, &store.rotating_path())?);
+            renewed.descriptor = true;
         }
         if rotating
             .previous_onion
@@ -323,7 +349,7 @@ impl Keys {
             rotating.previous_onion = None;
             renewed.onion = true;
         }
-        renewed.links = new_signing_key || now + LINK_MARGIN >= before.links_end;
+        renewed.links = early.links || new_signing_key || now + LINK_MARGIN >= before.links_end;
         if renewed == Renewed::default() {
             return Ok(renewed);
         }
@@ -542,12 +568,16 @@ fn new_signing(identity: &Keypair, now: SystemTime) -> Result<Signing, KeyError>
 }
 
 fn new_onion(now: SystemTime) -> Result<Onion, KeyError> {
-    let tap = rsa::KeyPair::generate(&mut rand::rng()).map_err(crypto("making an RSA key"))?;
     Ok(Onion {
         ntor: random_secret(),
-        tap: store::encode_rsa(&tap)?.to_string(),
+        tap: new_tap()?,
         since: unix(now),
     })
+}
+
+fn new_tap() -> Result<String, KeyError> {
+    let tap = rsa::KeyPair::generate(&mut rand::rng()).map_err(crypto("making an RSA key"))?;
+    Ok(store::encode_rsa(&tap)?.to_string())
 }
 
 /// Whether the stored certificate is the identity's for the stored key, and when it ends.

@@ -16,9 +16,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::config::{self, Config, ConfigError, Size, Unpaid};
-use crate::descriptor::{self, Description};
-use crate::directory::{Authority, ClientShare, DirCache, Directory, NetView};
-use crate::keys::{KeyError, Keys, OnionLifetime};
+use crate::descriptor::{self, Description, Publication};
+use crate::directory::{Authority, ClientShare, DirCache, Directory, NetView, Occasion};
+use crate::keys::{KeyError, Keys, OnionLifetime, Rotate};
 use crate::metrics::{Metric, Metrics};
 use crate::payments::{self, Payments};
 use crate::relay::{self, EngineHandle, Relay, RelayHandle, RelayParts, payment_channel};
@@ -170,7 +170,8 @@ async fn finish(running: &mut RunningRelay, config: Config, events: relay::Payme
             engine: engine.clone(),
             payments: running.payments.clone(),
             metrics: Arc::clone(&metrics),
-            net: running.directory.view(),
+            directory: Arc::clone(&running.directory),
+            keys: Arc::clone(&running.keys),
             cache: running.cache.clone(),
         };
         running.gateway = Some(Gateway::start(options, backend(Arc::new(about))).await?);
@@ -371,11 +372,20 @@ impl Measured {
 /// Uploads the descriptor, and goes on to whenever it is due.
 async fn publish(directory: Arc<Directory>, keys: Arc<Keys>, about: Description, measured: Arc<Measured>) {
     let started = Instant::now();
-    let make = move |now| {
+    let net = directory.view();
+    let make = move |occasion: Occasion| {
+        let onion = onion_lifetime(&net);
+        if occasion.distinct {
+            let tap = Rotate {
+                tap: true,
+                ..Rotate::default()
+            };
+            keys.rotate(SystemTime::now(), onion, tap)?;
+        }
         let about = measured.complete(&about, started.elapsed());
-        descriptor::build(&keys, OnionLifetime::default(), &about, now)
+        descriptor::build(&keys, onion, &about, occasion.now).map(Publication::from)
     };
-    if let Err(error) = directory.publish_with(Box::new(make)).await {
+    if let Err(error) = directory.publish_with(Arc::new(make)).await {
         tracing::warn!(%error, "the descriptor was not accepted yet; it is uploaded again");
     }
 }
@@ -413,15 +423,20 @@ fn carried(engine: &EngineHandle) -> u64 {
         .saturating_mul(CELL_LEN as u64)
 }
 
+/// How long onion keys live, as the consensus has it.
+fn onion_lifetime(net: &NetView) -> OnionLifetime {
+    let days = |name: &str, default: u32| net.param(name).map_or(default, |days| days.clamp(1, 90).unsigned_abs());
+    OnionLifetime::from_days(
+        days("onion-key-rotation-days", 28),
+        days("onion-key-grace-period-days", 7),
+    )
+}
+
 /// Renews keys and certificates when they are due, and publishes what changed.
 async fn renew(keys: Arc<Keys>, directory: Arc<Directory>) {
-    let day = |name: &str, default: i32, net: &NetView| {
-        u32::try_from(net.param(name).unwrap_or(default).clamp(1, 90)).unwrap_or(28)
-    };
+    let net = directory.view();
     loop {
-        let net = directory.view();
-        let rotation = day("onion-key-rotation-days", 28, &net);
-        let onion = OnionLifetime::from_days(rotation, day("onion-key-grace-period-days", 7, &net).min(rotation));
+        let onion = onion_lifetime(&net);
         let wait = keys
             .next_renewal(onion)
             .duration_since(SystemTime::now())
@@ -454,7 +469,8 @@ struct About {
     engine: EngineHandle,
     payments: Option<Payments>,
     metrics: Arc<Metrics>,
-    net: NetView,
+    directory: Arc<Directory>,
+    keys: Arc<Keys>,
     cache: DirCache,
 }
 
@@ -509,11 +525,19 @@ impl About {
             .map(|code| m(Metric::Refusals, &[code]))
             .sum();
         let ledger = payments.as_ref().and_then(|state| state.ledger);
-        let snapshot = self.net.snapshot();
+        let snapshot = self.directory.view().snapshot();
+        let onion_services = self.cache.onion_services();
+        let standings = self.directory.standings().borrow().clone();
         json!({
             "nickname": self.nickname,
             "fingerprint": self.fingerprint,
             "relays_known": snapshot.relays().len(),
+            "authorities": standings.iter().map(|standing| json!({
+                "name": standing.authority,
+                "has_our_descriptor": standing.has_it,
+                "problem": standing.problem,
+            })).collect::<Vec<_>>(),
+            "onion_descriptors": { "held": onion_services.descriptors, "bytes": onion_services.bytes },
             "class_bytes": { "paid": paid, "unpaid": unpaid },
             "circuits_now": { "paid": counters.circuits[0], "unpaid": counters.circuits[1] },
             "links_now": counters.links,
@@ -554,7 +578,11 @@ impl About {
     /// | `close-escrows` | | flushes all escrows that pay us, asks the payees of ours to flush |
     /// | `step` | | looks at the ledger now |
     /// | `audit` | | checks the books against the facts |
+    /// | `rotate-keys` | `{"signing": bool, "onion": bool, "links": bool}`, or nothing for all three | renews these keys now, and publishes |
     async fn control(&self, name: &str, body: &Value) -> Result<Value, ControlError> {
+        if name == "rotate-keys" {
+            return self.rotate_keys(body).await;
+        }
         let payments = self
             .payments
             .as_ref()
@@ -595,6 +623,50 @@ impl About {
     }
 }
 
+impl About {
+    /// Renews keys before their time. Links and circuits that are open stay open; new ones are made with the new keys as
+    /// soon as their makers know them, and with the onion key before for its grace period.
+    async fn rotate_keys(&self, body: &Value) -> Result<Value, ControlError> {
+        let asked = |name: &str| match (&body[name], body.is_null()) {
+            (Value::Bool(yes), _) => Ok(*yes),
+            (Value::Null, all) => Ok(all),
+            _ => Err(BAD_ROTATION),
+        };
+        let known = |name: &String| ["signing", "onion", "links"].contains(&name.as_str());
+        if !body.is_null() && !body.as_object().is_some_and(|body| body.keys().all(known)) {
+            return Err(BAD_ROTATION);
+        }
+        let early = Rotate {
+            signing: asked("signing")?,
+            onion: asked("onion")?,
+            links: asked("links")?,
+            tap: false,
+        };
+        let (keys, onion) = (Arc::clone(&self.keys), onion_lifetime(&self.directory.view()));
+        let rotated = tokio::task::spawn_blocking(move || keys.rotate(SystemTime::now(), onion, early)).await;
+        let renewed = match rotated {
+            Ok(Ok(renewed)) => renewed,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "keys cannot be renewed");
+                return Err(ControlError::NotNow("keys cannot be renewed: the log says why"));
+            }
+            Err(_) => return Err(ControlError::NotNow("the relay is ending")),
+        };
+        let published = match renewed.descriptor {
+            true => self.directory.publish().await.map_err(|error| error.to_string()),
+            false => Ok(()),
+        };
+        Ok(json!({
+            "signing_key": hex::encode(self.keys.current().signing().verifying_key().to_bytes()),
+            "ntor_onion_key": hex::encode(self.keys.current().ntor_public()),
+            "published": renewed.descriptor && published.is_ok(),
+            "error": published.err(),
+        }))
+    }
+}
+
+const BAD_ROTATION: ControlError =
+    ControlError::Body("`signing`, `onion` and `links` are true or false; without a body all three are renewed");
 const BAD_RATE: ControlError = ControlError::Body("`bytes_per_second` is a number of at least 16384, or null");
 const BAD_UNPAID: ControlError =
     ControlError::Body("`mode` is \"leftover\", or \"capped\" with a `cap` of at least 16384");

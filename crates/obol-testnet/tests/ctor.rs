@@ -5,12 +5,13 @@
 mod network;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use network::{Network, Node, PATIENCE, REQUEST, description, fetch, keys, origin, policy};
-use obol_relay::descriptor;
-use obol_relay::directory::{Upload, upload};
-use obol_relay::keys::OnionLifetime;
+use obol_relay::descriptor::{self, Publication};
+use obol_relay::directory::{Directory, Occasion, Upload, http, upload};
+use obol_relay::keys::{OnionLifetime, Rotate};
 use obol_testnet::authority::Role;
 use obol_testnet::ctor::{AuthorityFiles, CTor, Torrc, Voting, available, free_port};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -118,6 +119,56 @@ async fn a_c_tor_authority_accepts_our_descriptor_and_knows_a_second_upload_agai
         tor.log()
     );
     assert_eq!(upload(&authority.entry(), &text).await.unwrap(), Upload::NotNew);
+}
+
+#[tokio::test]
+async fn a_change_that_a_c_tor_authority_finds_cosmetic_reaches_it_all_the_same() {
+    if !available() {
+        return;
+    }
+    let files = tempfile::tempdir().unwrap();
+    let (authority, mut tor) = authority(&files);
+    tor.says(&["Opened Directory listener"], PATIENCE).await.unwrap();
+    let (keys, _files) = keys().await;
+    let relay = keys.fingerprint();
+    let unpaid = Arc::new(AtomicBool::new(false));
+    let switch = Arc::clone(&unpaid);
+    let make = move |occasion: Occasion| {
+        let mut about = description("obolrelay", "127.0.0.1:5999".parse().unwrap(), policy(true));
+        if unpaid.load(Ordering::Relaxed) {
+            about.protocols = descriptor::UNPAID_PROTOCOLS;
+        }
+        let onion = OnionLifetime::default();
+        if occasion.distinct {
+            let tap = Rotate {
+                tap: true,
+                ..Rotate::default()
+            };
+            keys.rotate(occasion.now, onion, tap)?;
+        }
+        descriptor::build(&keys, onion, &about, occasion.now).map(Publication::from)
+    };
+    let directory = Directory::start(vec![authority.entry()]);
+    directory.publish_with(Arc::new(make)).await.unwrap();
+    switch.store(true, Ordering::Relaxed);
+    directory.publish().await.unwrap();
+    assert!(directory.standings().borrow()[0].has_it, "{}", tor.log());
+
+    let mut stream = TcpStream::connect(authority.entry().address).await.unwrap();
+    let request = http::Request::get(format!("/tor/server/fp/{}", hex::encode_upper(relay)));
+    let limits = http::Limits {
+        head: 10_000,
+        body: 100_000,
+        patience: PATIENCE,
+    };
+    let held = http::exchange(&mut stream, "127.0.0.1", &request, &limits)
+        .await
+        .unwrap();
+    let held = String::from_utf8(held.concat()).unwrap();
+    assert!(
+        held.contains(descriptor::UNPAID_PROTOCOLS) && !held.contains("Obol=1"),
+        "{held}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

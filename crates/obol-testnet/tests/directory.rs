@@ -6,15 +6,17 @@ mod network;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use network::{Network, description, keys, policy};
-use obol_relay::descriptor;
+use obol_relay::descriptor::{self, Publication};
 use obol_relay::directory::answer::answer;
 use obol_relay::directory::http::{Request, format_date};
-use obol_relay::directory::{Directory, Disbelief, FetchError, Upload, upload};
+use obol_relay::directory::{self, Directory, Disbelief, FetchError, Occasion, Upload, upload};
 use obol_relay::keys::OnionLifetime;
 use obol_testnet::authority::{Authority, AuthorityConfig, Role};
+use obol_testnet::ctor::free_port;
 use tor_checkable::{ExternallySigned as _, TimeBound as _};
 use tor_netdoc::doc::microdesc::MicrodescAndHash;
 use tor_netdoc::doc::netstatus::{MdConsensus, PlainConsensus};
@@ -32,7 +34,7 @@ async fn credulous() -> Authority {
 async fn new_descriptor(nickname: &str, exit: bool) -> String {
     let (keys, _files) = keys().await;
     // Nobody listens there.
-    let address = SocketAddr::from(([127, 0, 0, 1], obol_testnet::ctor::free_port().unwrap()));
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
     let about = description(nickname, address, policy(exit));
     descriptor::build(&keys, OnionLifetime::default(), &about, SystemTime::now()).unwrap()
 }
@@ -175,9 +177,9 @@ async fn relays_get_the_flags_of_their_roles_and_a_relay_that_does_not_answer_is
     let published = authority.publish_now().await.unwrap();
     assert_eq!(published.relays, 3);
     let expected = [
-        ("exit", "Exit Fast Running Stable V2Dir Valid"),
-        ("guard", "Fast Guard Running Stable V2Dir Valid"),
-        ("middle", "Fast Running Stable V2Dir Valid"),
+        ("exit", "Exit Fast HSDir Running Stable V2Dir Valid"),
+        ("guard", "Fast Guard HSDir Running Stable V2Dir Valid"),
+        ("middle", "Fast HSDir Running Stable V2Dir Valid"),
     ];
     assert_eq!(
         flags(&authority),
@@ -196,6 +198,58 @@ async fn relays_get_the_flags_of_their_roles_and_a_relay_that_does_not_answer_is
         Some(middle.keys.current().ntor_public())
     );
     assert_eq!(view.param("bwauthpid"), Some(1));
+}
+
+/// A relay's directory with these authorities, which publishes, and the outcome.
+async fn publisher(authorities: Vec<directory::Authority>) -> (Directory, tempfile::TempDir) {
+    let (keys, files) = keys().await;
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
+    let about = description("a", address, policy(false));
+    let make = move |occasion: Occasion| {
+        descriptor::build(&keys, OnionLifetime::default(), &about, occasion.now).map(Publication::from)
+    };
+    let directory = Directory::start(authorities);
+    directory.publish_with(Arc::new(make)).await.unwrap();
+    (directory, files)
+}
+
+#[tokio::test]
+async fn an_authority_that_does_not_answer_holds_up_no_other() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let authority = credulous().await;
+    let mut dead = authority.entry();
+    dead.name = "silent".to_owned();
+    dead.address = silent.local_addr().unwrap();
+    dead.v3_identity = [0x55; 20];
+    let (directory, _files) = publisher(vec![dead, authority.entry()]).await;
+    assert_eq!(authority.known().len(), 1);
+    let standings = directory.standings().borrow().clone();
+    assert!(standings[1].has_it);
+    // It is still being waited for.
+    assert!(!standings[0].has_it && standings[0].problem.is_none(), "{standings:?}");
+}
+
+#[tokio::test]
+async fn an_authority_that_was_away_gets_the_descriptor_when_it_is_back() {
+    let authority = credulous().await;
+    let mut away = authority.entry();
+    away.name = "away".to_owned();
+    away.address = SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
+    let listen = away.address;
+    let (directory, _files) = publisher(vec![away, authority.entry()]).await;
+    let mut standings = directory.standings();
+    let refused = standings.wait_for(|standings| standings[0].problem.is_some()).await;
+    assert!(refused.unwrap()[1].has_it);
+
+    let back = AuthorityConfig {
+        listen,
+        probe: false,
+        ..AuthorityConfig::default()
+    };
+    let back = Authority::start(back).await.unwrap();
+    let all = standings.wait_for(|standings| standings.iter().all(|standing| standing.has_it));
+    tokio::time::timeout(network::PATIENCE, all).await.unwrap().unwrap();
+    assert_eq!(back.known().len(), 1);
 }
 
 #[tokio::test]

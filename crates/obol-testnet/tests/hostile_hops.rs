@@ -19,8 +19,8 @@ use obol_cell::{
 use obol_client::config::{Amount, AssetName, Ledger, Payments, Span};
 use obol_client::{Client, ClientConfig, ClientHandle, Event, Pay, Refusal, RetireReason};
 use obol_onion::engine::{EngineConfig, PaymentEvent};
-use obol_relay::descriptor;
-use obol_relay::directory::Directory;
+use obol_relay::descriptor::{self, Publication};
+use obol_relay::directory::{Directory, Occasion};
 use obol_relay::keys::OnionLifetime;
 use obol_relay::relay::{Relay, RelayHandle, RelayParts, payment_channel};
 use obol_relay::streams::ExitConfig;
@@ -77,8 +77,10 @@ impl Actor {
             }
         });
         let about = description(nickname, handle.addresses()[0], policy(exit));
-        let make = move |now| descriptor::build(&keys, OnionLifetime::default(), &about, now);
-        directory.publish_with(Box::new(make)).await.unwrap();
+        let make = move |occasion: Occasion| {
+            descriptor::build(&keys, OnionLifetime::default(), &about, occasion.now).map(Publication::from)
+        };
+        directory.publish_with(Arc::new(make)).await.unwrap();
         Actor {
             handle,
             directory,

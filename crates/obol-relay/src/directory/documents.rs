@@ -176,9 +176,22 @@ pub struct Documents {
     pub servers: BTreeMap<RsaId, Server>,
     /// Which of those is our own.
     pub own: Option<RsaId>,
+    /// The longest descriptor of an onion service, in bytes, if the consensus says so.
+    pub onion_descriptor: Option<usize>,
 }
 
 impl Documents {
+    /// These documents with our own descriptor as `newer` has it: it may have been published while these were fetched.
+    pub(super) fn with_own_of(mut self, newer: &Documents) -> Documents {
+        self.own = newer.own;
+        if let Some(own) = newer.own
+            && let Some(server) = newer.servers.get(&own)
+        {
+            self.servers.insert(own, server.clone());
+        }
+        self
+    }
+
     /// Adds a microdescriptor under its digest.
     pub fn add_microdescriptor(&mut self, text: Bytes) -> [u8; 32] {
         let digest: [u8; 32] = sha2::Sha256::digest(&text).into();

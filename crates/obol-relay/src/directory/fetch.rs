@@ -11,15 +11,20 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use rand::seq::SliceRandom as _;
 use sha2::Digest as _;
 use tokio::net::TcpStream;
 use tor_checkable::{ExternallySigned as _, TimeBound as _};
 use tor_netdoc::doc::authcert::{AuthCert, AuthCertKeyIds};
 use tor_netdoc::doc::microdesc::MicrodescAndHash;
 use tor_netdoc::doc::netstatus::{ConsensusFlavor, MdConsensus, PlainConsensus};
+use tor_netdoc::types::relay_flags::RelayFlag;
 use tracing::debug;
 
 use super::documents::{Certificate, Consensus, Documents, NotAConsensus, RsaId, Server};
+use super::hsdir;
 use super::http::{HttpError, Limits, Method, Request, Response, exchange, format_date};
 use super::view::{RelayInfo, Snapshot};
 
@@ -29,6 +34,9 @@ const LIMITS: Limits = Limits {
     body: 16 * 1024 * 1024,
     patience: Duration::from_secs(30),
 };
+
+/// How long one authority may make us wait before another is asked as well.
+const BESIDE: Duration = Duration::from_secs(5);
 
 /// Documents asked for in one request, as C Tor does.
 const BATCH: usize = 90;
@@ -155,23 +163,34 @@ async fn get(authority: &Authority, path: String) -> Result<Bytes, FetchError> {
     }
 }
 
-/// What there is after asking the authorities, one after the other, until one gave a consensus we believe.
+/// What there is after asking the authorities, in an order that differs each time, until one gave a consensus we believe.
+/// One that fails is followed by the next at once, and one that makes us wait by the next beside it.
 pub(crate) async fn refresh(
     authorities: &[Authority],
     held: &Documents,
     now: SystemTime,
 ) -> Result<(Documents, Snapshot), FetchError> {
+    let mut order: Vec<&Authority> = authorities.iter().collect();
+    order.shuffle(&mut rand::rng());
+    let mut next = order.into_iter();
+    let mut asked = FuturesUnordered::new();
     let mut error = FetchError::NoAuthority;
-    for authority in authorities {
-        match refresh_from(authority, authorities, held.clone(), now).await {
-            Ok(fetched) => return Ok(fetched),
-            Err(e) => {
+    loop {
+        match next.next() {
+            Some(authority) => asked.push(refresh_from(authority, authorities, held.clone(), now)),
+            None if asked.is_empty() => return Err(error),
+            None => {}
+        }
+        let patience = if next.len() == 0 { Duration::MAX } else { BESIDE };
+        match tokio::time::timeout(patience, asked.next()).await {
+            Ok(Some(Ok(fetched))) => return Ok(fetched),
+            Ok(Some(Err(e))) => {
                 debug!(error = %e, "an authority was of no use");
                 error = e;
             }
+            Ok(None) | Err(_) => {}
         }
     }
-    Err(error)
 }
 
 /// Everything anew from one authority.
@@ -197,6 +216,10 @@ async fn refresh_from(
         Err(error) => debug!(%error, "no plain consensus"),
     }
     let snapshot = snapshot(&micro, &held);
+    held.onion_descriptor = snapshot.params.get("HSV3MaxDescriptorSize").and_then(|limit| {
+        let bounds = hsdir::MAX_LENGTH_BOUNDS;
+        usize::try_from(*limit.clamp(bounds.start(), bounds.end())).ok()
+    });
     Ok((held, snapshot))
 }
 
@@ -435,9 +458,12 @@ fn snapshot(consensus: &MdConsensus, held: &Documents) -> Snapshot {
             obol: relay.protovers().supports_subver("Obol", 1),
             exit: relay.is_flagged_exit(),
             guard: relay.is_flagged_guard(),
+            stale: relay.flags().contains(RelayFlag::StaleDesc),
         }
     });
-    Snapshot::new(Some(consensus.lifetime().valid_after()), params, relays)
+    let lifetime = consensus.lifetime();
+    let interval = lifetime.fresh_until().duration_since(lifetime.valid_after()).ok();
+    Snapshot::new(Some(lifetime.valid_after()), params, relays).every(interval)
 }
 
 /// What an authority said to an upload.
@@ -452,11 +478,11 @@ pub enum Upload {
     Refused(String),
 }
 
-/// Hands a descriptor to an authority (POST to `/tor/`).
-pub async fn upload(authority: &Authority, descriptor: &str) -> Result<Upload, FetchError> {
+/// Hands a descriptor, or one with its extra-info document after it, to an authority (POST to `/tor/`).
+pub async fn upload(authority: &Authority, documents: &str) -> Result<Upload, FetchError> {
     let mut post = Request::get("/tor/");
     post.method = Method::Post;
-    post.body = descriptor.as_bytes().to_vec();
+    post.body = documents.as_bytes().to_vec();
     let response = request(authority, &post).await?;
     let not_new = response
         .headers
@@ -473,6 +499,11 @@ pub async fn upload(authority: &Authority, descriptor: &str) -> Result<Upload, F
             path: "/tor/".to_owned(),
         }),
     }
+}
+
+/// The server descriptor of a relay that an authority would give to others.
+pub(crate) async fn held_of(authority: &Authority, relay: RsaId) -> Result<Bytes, FetchError> {
+    get(authority, format!("/tor/server/fp/{}", hex::encode_upper(relay))).await
 }
 
 /// The documents, shared.

@@ -10,13 +10,15 @@ use tracing::debug;
 
 use super::answer::answer;
 use super::documents::Documents;
-use super::http::{Limits, Response, read_request, write_response};
+use super::hsdir::{self, Held, HsDir};
+use super::http::{Limits, Response, format_date, read_request, write_response};
 use super::limit::{ClientShare, Limit};
 
-/// What a client may send: C Tor's own limit for the head; bodies are for authorities and onion services only.
+/// What a client may send: C Tor's own limit for the head. Only onion services send a body here, and its limit is the
+/// consensus' affair.
 const LIMITS: Limits = Limits {
     head: 50_000,
-    body: 0,
+    body: hsdir::MAX_LENGTH,
     patience: Duration::from_secs(60),
 };
 
@@ -35,6 +37,8 @@ pub struct DirCache {
     places: Arc<Semaphore>,
     /// What one client address may have.
     limit: Limit,
+    /// Descriptors of onion services.
+    onion_services: HsDir,
 }
 
 impl DirCache {
@@ -44,6 +48,7 @@ impl DirCache {
             documents,
             places: Arc::new(Semaphore::new(AT_ONCE)),
             limit: Limit::default(),
+            onion_services: HsDir::default(),
         }
     }
 
@@ -53,6 +58,17 @@ impl DirCache {
             limit: Limit::new(share),
             ..self
         }
+    }
+
+    /// The same, with so many bytes of memory for the descriptors of onion services.
+    pub fn keeping(self, onion_descriptors: u64) -> DirCache {
+        self.onion_services.limit_memory(onion_descriptors);
+        self
+    }
+
+    /// The onion services' descriptors that are held now.
+    pub fn onion_services(&self) -> Held {
+        self.onion_services.held()
     }
 
     /// Bytes of answers so far, and requests refused because their client's address had had its share.
@@ -70,7 +86,13 @@ impl DirCache {
         let pass = self.limit.admit(client, Instant::now());
         let busy = pass.is_none() || (client.is_some() && self.places.available_permits() <= FOR_RELAYS);
         let place = if busy { None } else { self.places.try_acquire().ok() };
-        let request = match read_request(&mut stream, &LIMITS).await {
+        let documents = Arc::clone(&self.documents.borrow());
+        let onion_descriptor = documents.onion_descriptor.unwrap_or(hsdir::MAX_LENGTH);
+        let limits = Limits {
+            body: onion_descriptor,
+            ..LIMITS
+        };
+        let request = match read_request(&mut stream, &limits).await {
             Ok(Some(request)) => request,
             Ok(None) => return,
             Err(error) => {
@@ -81,8 +103,15 @@ impl DirCache {
         };
         let response = match (&pass, place.is_some()) {
             (Some(pass), true) => {
-                let documents = Arc::clone(&self.documents.borrow());
-                let response = answer(&documents, &request, SystemTime::now());
+                let now = SystemTime::now();
+                let of_onion_service = self
+                    .onion_services
+                    .answer(&request, client.is_none(), onion_descriptor, now)
+                    .map(|mut response| {
+                        response.headers.push("Date", format_date(now));
+                        response
+                    });
+                let response = of_onion_service.unwrap_or_else(|| answer(&documents, &request, now));
                 pass.charge(response.len() as u64);
                 response
             }

@@ -3,12 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
 /// One relay of the consensus.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RelayInfo {
     /// SHA-1 of its RSA identity key.
     pub rsa: [u8; 20],
@@ -26,6 +26,8 @@ pub struct RelayInfo {
     pub exit: bool,
     /// Whether it has the flag Guard.
     pub guard: bool,
+    /// Whether it has the flag StaleDesc: authorities want a newer descriptor.
+    pub stale: bool,
 }
 
 /// The network according to one consensus.
@@ -33,6 +35,8 @@ pub struct RelayInfo {
 pub struct Snapshot {
     /// When that consensus starts to be valid; `None` while there is none.
     pub valid_after: Option<SystemTime>,
+    /// How long after that the next consensus is to be expected.
+    pub interval: Option<Duration>,
     /// Consensus parameters.
     pub params: HashMap<String, i32>,
     /// All relays, sorted by RSA identity.
@@ -62,11 +66,19 @@ impl Snapshot {
             .collect();
         Snapshot {
             valid_after,
+            interval: None,
             params,
             relays,
             by_ed,
             addresses,
         }
+    }
+
+    /// The same for a network with so much time between two consensuses.
+    #[must_use]
+    pub fn every(mut self, interval: Option<Duration>) -> Snapshot {
+        self.interval = interval;
+        self
     }
 
     /// All relays, sorted by RSA identity.
@@ -146,6 +158,7 @@ mod tests {
             obol: true,
             exit: false,
             guard: false,
+            stale: false,
         }
     }
 

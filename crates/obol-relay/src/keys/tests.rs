@@ -208,6 +208,47 @@ fn onion_keys_rotate_and_the_old_one_is_answered_until_its_grace_is_over() {
 }
 
 #[test]
+fn keys_rotate_early_when_asked_to_and_only_those_that_were_asked_for() {
+    let directory = directory();
+    let life = OnionLifetime::default();
+    let keys = open(&directory, now()).unwrap();
+    let before = keys.current();
+    let early = Rotate {
+        onion: true,
+        ..Rotate::default()
+    };
+    let renewed = keys.rotate(now() + HOUR, life, early).unwrap();
+    assert_eq!((renewed.descriptor, renewed.onion, renewed.links), (true, true, false));
+    let after = keys.current();
+    assert_eq!(after.signing_cert(), before.signing_cert());
+    assert!(Arc::ptr_eq(after.tls(), before.tls()));
+    assert_ne!(after.ntor_public(), before.ntor_public());
+    assert!(answers(&keys, before.ntor_public()) && answers(&keys, after.ntor_public()));
+
+    let early = Rotate {
+        signing: true,
+        ..Rotate::default()
+    };
+    let renewed = keys.rotate(now() + HOUR, life, early).unwrap();
+    assert_eq!((renewed.descriptor, renewed.onion, renewed.links), (true, false, true));
+    assert_ne!(keys.current().signing_cert(), after.signing_cert());
+    assert_eq!(keys.current().ntor_public(), after.ntor_public());
+
+    let tap = Rotate {
+        tap: true,
+        ..Rotate::default()
+    };
+    keys.rotate(now() + HOUR, life, tap).unwrap();
+    assert_ne!(keys.current().tap_public_der(), after.tap_public_der());
+    assert_eq!(keys.current().ntor_public(), after.ntor_public());
+    // All of it is in the files.
+    let again = open(&directory, now() + HOUR).unwrap();
+    assert_eq!(again.current().tap_public_der(), keys.current().tap_public_der());
+    assert_eq!(again.current().signing_cert(), keys.current().signing_cert());
+    assert!(answers(&again, before.ntor_public()));
+}
+
+#[test]
 fn lifetimes_from_the_consensus_are_clamped() {
     assert_eq!(OnionLifetime::from_days(0, 0), OnionLifetime::from_days(1, 1));
     assert_eq!(OnionLifetime::from_days(1000, 1000), OnionLifetime::from_days(90, 90));

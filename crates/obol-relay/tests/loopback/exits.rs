@@ -3,13 +3,18 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use obol_relay::directory::documents::Documents;
 use obol_relay::directory::{DirCache, NetView, RelayInfo, Snapshot};
 use obol_relay::streams::ExitConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tor_cell::relaycell::msg::EndReason;
+use tor_cert::{CertType, CertifiedKey, Ed25519Cert};
+use tor_llcrypto::pk::ed25519::Keypair;
 use tor_proto::{ClientTunnel, Error};
 
 use super::harness::*;
@@ -111,6 +116,7 @@ async fn clients_of_one_hop_and_unknown_relays_are_refused() {
             obol: true,
             exit: false,
             guard: false,
+            stale: false,
         };
         for (relays, refused) in [(vec![], true), (vec![known(&guard)], false)] {
             let net = NetView::fixed(Snapshot::new(None, HashMap::new(), relays));
@@ -129,6 +135,74 @@ async fn clients_of_one_hop_and_unknown_relays_are_refused() {
                 assert_eq!(refusal(&tunnel, "127.0.0.1", entry).await, EndReason::CONNECTREFUSED);
             }
         }
+    })
+    .await;
+}
+
+/// Sends a request on a directory stream; the whole answer.
+async fn ask_directory(tunnel: &Arc<ClientTunnel>, request: &str) -> String {
+    let mut stream = tunnel.clone().begin_dir_stream().await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.flush().await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// What an onion service uploads. The key is the blinded key of nobody.
+fn onion_descriptor(blinded: &Keypair) -> String {
+    let armoured = |kind: &str, bytes: &[u8]| {
+        let base64 = STANDARD.encode(bytes);
+        format!("-----BEGIN {kind}-----\n{base64}\n-----END {kind}-----\n")
+    };
+    let signing = Keypair::from_bytes(&[0x55; 32]);
+    let certificate = Ed25519Cert::builder()
+        .cert_type(CertType::HS_BLINDED_ID_V_SIGNING)
+        .expiration(SystemTime::now() + Duration::from_secs(86_400))
+        .signing_key(blinded.verifying_key().into())
+        .cert_key(CertifiedKey::Ed25519(signing.verifying_key().into()))
+        .encode_and_sign(blinded)
+        .unwrap();
+    let text = format!(
+        "hs-descriptor 3\ndescriptor-lifetime 180\ndescriptor-signing-key-cert\n{}revision-counter 1\nsuperencrypted\n{}",
+        armoured("ED25519 CERT", &certificate),
+        armoured("MESSAGE", &[7; 10_000]),
+    );
+    let signature = signing.sign(format!("Tor onion service descriptor sig v3{text}").as_bytes());
+    format!("{text}signature {}\n", STANDARD_NO_PAD.encode(signature.to_bytes()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_onion_descriptor_is_kept_for_circuits_of_more_than_one_hop_only() {
+    within(async {
+        let guard = node(Options::default()).await;
+        let (_keep, documents) = tokio::sync::watch::channel(Arc::new(Documents::default()));
+        let cache = DirCache::new(documents);
+        let last = node(Options {
+            directory: Some(cache.clone()),
+            ..Options::default()
+        })
+        .await;
+        let blinded = Keypair::from_bytes(&[0x44; 32]);
+        let descriptor = onion_descriptor(&blinded);
+        let name = STANDARD_NO_PAD.encode(blinded.verifying_key().to_bytes());
+        let length = descriptor.len();
+        let upload = format!("POST /tor/hs/3/publish HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{descriptor}");
+        let fetch = format!("GET /tor/hs/3/{name} HTTP/1.0\r\n\r\n");
+
+        let short = circuit(&[&last], OURS).await;
+        let long = circuit(&[&guard, &last], OURS).await;
+        assert!(ask_directory(&short, &upload).await.starts_with("HTTP/1.0 503 "));
+        assert!(ask_directory(&long, &fetch).await.starts_with("HTTP/1.0 404 "));
+        assert!(ask_directory(&long, &upload).await.starts_with("HTTP/1.0 200 "));
+        assert_eq!(cache.onion_services().descriptors, 1);
+        assert!(ask_directory(&short, &fetch).await.starts_with("HTTP/1.0 503 "));
+        let answer = ask_directory(&long, &fetch).await;
+        assert!(answer.starts_with("HTTP/1.0 200 ") && answer.ends_with(&descriptor));
+        assert!(
+            ask_directory(&long, &upload).await.starts_with("HTTP/1.0 400 "),
+            "the same revision again"
+        );
     })
     .await;
 }
@@ -196,7 +270,7 @@ async fn a_target_that_ends_or_resets_ends_the_stream_and_a_client_that_ends_it_
         let mut stream = tunnel.begin_stream("127.0.0.1", to.port(), None).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
         socket2::SockRef::from(&accepted)
-            .set_linger(Some(std::time::Duration::ZERO))
+            .set_linger(Some(Duration::ZERO))
             .unwrap();
         drop(accepted);
         assert!(stream.read_to_end(&mut Vec::new()).await.is_err());

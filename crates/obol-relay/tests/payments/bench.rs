@@ -303,6 +303,7 @@ pub fn net(eds: &[[u8; 32]]) -> NetView {
         obol: true,
         exit: false,
         guard: false,
+        stale: false,
     });
     NetView::fixed(Snapshot::new(None, HashMap::new(), relays))
 }

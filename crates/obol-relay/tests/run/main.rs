@@ -106,6 +106,8 @@ async fn a_relay_says_where_it_is_shows_its_state_and_leaves_nothing_behind() {
         ("step", "", 200),
         ("audit", "", 200),
         ("close-escrows", "", 200),
+        ("rotate-keys", "{\"onions\": true}", 400),
+        ("rotate-keys", "{\"onion\": 1}", 400),
         ("explode", "", 404),
     ] {
         let (status, answer) = http(
@@ -119,6 +121,20 @@ async fn a_relay_says_where_it_is_shows_its_state_and_leaves_nothing_behind() {
         assert_eq!(status, expected, "{command} {body}: {answer}");
     }
     assert_eq!(http(gateway, "POST", "/control/step", None, "").await.0, 401);
+
+    // Keys are renewed on demand, though nobody hears of them here.
+    let keys = || std::fs::read_to_string(data.join("keys/rotating.toml")).expect("keys");
+    let before = keys();
+    let (status, rotated) = http(gateway, "POST", "/control/rotate-keys", Some(token.trim()), "").await;
+    assert_eq!(status, 200, "{rotated}");
+    let rotated: serde_json::Value = serde_json::from_str(&rotated).expect("JSON");
+    assert_eq!(rotated["ntor_onion_key"].as_str().expect("a key").len(), 64);
+    assert_eq!(rotated["published"], false);
+    assert!(rotated["error"].as_str().expect("why").contains("nobody"), "{rotated}");
+    assert_ne!(keys(), before);
+    let (_, state) = http(gateway, "GET", "/state", Some(token.trim()), "").await;
+    let state: serde_json::Value = serde_json::from_str(&state).expect("JSON");
+    assert_eq!(state["authorities"][0]["has_our_descriptor"], false);
 
     // A second one on the same files would pay twice.
     let error = run(config.clone()).await.expect_err("in use");

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 use arti_client::TorClient;
 use arti_client::config::TorClientConfigBuilder;
 use obol_onion::engine::EngineConfig;
-use obol_relay::descriptor::{self, Description};
-use obol_relay::directory::{self, Directory};
+use obol_relay::descriptor::{self, Description, Publication};
+use obol_relay::directory::{self, Directory, Occasion};
 use obol_relay::keys::{Keys, OnionLifetime};
 use obol_relay::relay::{Relay, RelayHandle, RelayParts};
 use obol_relay::streams::ExitConfig;
@@ -110,8 +110,10 @@ impl Node {
         .unwrap();
         let about = description(nickname, handle.addresses()[0], policy(exit));
         let owned = Arc::clone(&keys);
-        let make = move |now| descriptor::build(&owned, OnionLifetime::default(), &about, now);
-        directory.publish_with(Box::new(make)).await.unwrap();
+        let make = move |occasion: Occasion| {
+            descriptor::build(&owned, OnionLifetime::default(), &about, occasion.now).map(Publication::from)
+        };
+        directory.publish_with(Arc::new(make)).await.unwrap();
         Node {
             handle,
             keys,
