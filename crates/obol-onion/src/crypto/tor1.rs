@@ -95,6 +95,23 @@ impl core::fmt::Debug for CircuitKeys {
     }
 }
 
+/// `KH` of one circuit: the proof that whoever quotes it made this very circuit. Wiped when dropped.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct Binding([u8; 20]);
+
+impl Binding {
+    /// The key for a MAC that binds something to the circuit.
+    pub fn as_bytes(&self) -> &[u8; 20] {
+        &self.0
+    }
+}
+
+impl core::fmt::Debug for Binding {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("Binding(..)")
+    }
+}
+
 /// The first `N` bytes of `rest`, which then starts behind them.
 fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
     let (head, tail) = rest.split_first_chunk().expect("the parts add up to KEY_MATERIAL_LEN");
@@ -132,6 +149,11 @@ impl CircuitKeys {
     /// `KH`: the shared secret that ESTABLISH_INTRO is bound to, and that a CREATED_FAST carries.
     pub fn kh(&self) -> &[u8; 20] {
         &self.kh
+    }
+
+    /// The same, to be kept with the circuit.
+    pub fn binding(&self) -> Binding {
+        Binding(self.kh)
     }
 
     /// The relay's two layers.

@@ -149,6 +149,20 @@ impl Pool {
         list.len += 1;
     }
 
+    /// Moves everything in one list to the end of another.
+    pub(crate) fn join(&mut self, list: &mut List, more: List) {
+        if more.head == NIL {
+            return;
+        }
+        if list.tail == NIL {
+            *list = more;
+        } else {
+            self.slot_mut(list.tail).next = more.head;
+            list.tail = more.tail;
+            list.len += more.len;
+        }
+    }
+
     /// A new slot with this body, at the end of a list.
     #[inline]
     pub(crate) fn append(&mut self, list: &mut List, kind: Kind, body: &[u8; BODY_LEN]) {

@@ -3,8 +3,13 @@
 //! ```text
 //!          CREATE*            created()             EXTEND2            link          CREATED2
 //!  (none) ────────► pending ────────────► last hop ────────► waiting ───────► asked ─────────► relaying
-//!                                             ▲                                                    │
-//!                                             └──────────────────── TRUNCATE ──────────────────────┘
+//!                                           │ ▲                                                    │
+//!                                           │ └──────────────────── TRUNCATE ──────────────────────┘
+//!                  ESTABLISH_INTRO          │
+//!  introduction ◄──────────── proving ◄─────┤  RENDEZVOUS1
+//!                                           ├──────────────► spliced with ◄─┐
+//!                                           │  ESTABLISH_RENDEZVOUS         │ the other's RENDEZVOUS1
+//!                                           └──────────────► rendezvous ────┘
 //!  every state ── DESTROY from either side, protocol error, lost link, queue too long, killed ──► gone
 //! ```
 
@@ -13,11 +18,13 @@ use super::arrivals::ARRIVALS;
 use super::cells::{List, Pool};
 use super::event::{Event, NextHop, PaymentEvent};
 use super::ids::CircuitId;
+use super::intro::Introduction;
 use super::memory::Node;
+use super::rendezvous::{COOKIE_LEN, Splice};
 use super::schedule::Class;
 use super::stream::Edge;
 use super::wire::{CELL_LEN, DestroyReason};
-use crate::crypto::tor1::{BackwardLayer, ForwardLayer};
+use crate::crypto::tor1::{BackwardLayer, Binding, ForwardLayer};
 
 /// Towards the client.
 pub(crate) const BACKWARD: usize = 0;
@@ -33,7 +40,7 @@ pub(crate) struct End {
     pub(crate) id: u32,
 }
 
-/// Where a circuit goes on.
+/// Where a circuit goes on, or what it ends here for.
 #[derive(Debug)]
 pub(crate) enum Next {
     /// Nowhere: this is its last hop.
@@ -44,6 +51,14 @@ pub(crate) enum Next {
     Asked(End),
     /// CREATED2 came.
     Open(End),
+    /// Nowhere: a service wants to be introduced here, and its signature is being checked.
+    Proving(Box<Introduction>),
+    /// Nowhere: a service is introduced to clients here.
+    Introduction(Box<Introduction>),
+    /// Nowhere: a client waits for a service that knows this cookie.
+    Rendezvous(Box<[u8; COOKIE_LEN]>),
+    /// Into another circuit that ends here.
+    Spliced(Splice),
 }
 
 /// What will be sent to the next hop once there is a link to it.
@@ -59,6 +74,8 @@ pub(crate) struct Waiting {
 pub(crate) struct Layers {
     pub(crate) forward: ForwardLayer,
     pub(crate) backward: BackwardLayer,
+    /// What binds an ESTABLISH_INTRO to this circuit.
+    pub(crate) binding: Binding,
     /// While a batch is being marked: its row there.
     pub(crate) row: Option<usize>,
 }
@@ -105,6 +122,8 @@ pub(crate) struct Circuit {
     pub(crate) fast: bool,
     /// RELAY_EARLY cells seen.
     pub(crate) early: u8,
+    /// An INTRODUCE1 came on it: there is only one on each circuit.
+    pub(crate) introduced: bool,
     /// The SENDME increment, if congestion control was negotiated.
     pub(crate) increment: Option<u8>,
     /// Whose share of the unpaid class it takes.
@@ -134,6 +153,7 @@ impl Circuit {
             layers: None,
             fast,
             early: 0,
+            introduced: false,
             increment: None,
             neighbour,
             class: Class::Unpaid,
@@ -196,9 +216,7 @@ impl Engine {
             return;
         };
         self.paid_circuits -= usize::from(circuit.class == Class::Paid);
-        if circuit.layers.is_none() {
-            self.pending_handshakes = self.pending_handshakes.saturating_sub(1);
-        } else {
+        if circuit.layers.is_some() {
             self.events.push_back(Event::Payment(PaymentEvent::CircuitClosed {
                 circuit: name,
                 metered: circuit.metered,
@@ -210,6 +228,13 @@ impl Engine {
         }
         if let Some(edge) = circuit.edge {
             edge.wake_all(name, &mut self.events);
+        }
+        match circuit.next {
+            Next::Introduction(introduction) => self.forget_introduction(&introduction, index),
+            Next::Rendezvous(cookie) => drop(self.rendezvous.remove(&*cookie)),
+            // Its reason is not passed on: it would tell one side about the other.
+            Next::Spliced(splice) => self.end_circuit(splice.other, Some(DestroyReason::Destroyed), None),
+            Next::Nowhere | Next::Waiting(_) | Next::Asked(_) | Next::Open(_) | Next::Proving(_) => {}
         }
     }
 

@@ -1,6 +1,7 @@
 //! What an [`Engine`](super::Engine) is told once, by its operator and by the consensus.
 
 use super::congestion::Congestion;
+use super::defence::DefenceParameters;
 use super::padding::LinkParameters;
 
 /// What the unpaid class gets of the rate.
@@ -31,7 +32,8 @@ pub struct EngineConfig {
     pub circuits: usize,
     /// Streams that one circuit may have at once.
     pub streams_per_circuit: usize,
-    /// Circuit handshakes that may wait for their result at once; further CREATEs are refused.
+    /// Circuit handshakes that may wait for their result at once; further CREATEs are refused. As many signatures of onion
+    /// services.
     pub pending_handshakes: usize,
     /// Whether EXTEND2 may name private addresses (test networks only).
     pub allow_private_addresses: bool,
@@ -43,6 +45,8 @@ pub struct EngineConfig {
     pub sendme_accept_min: u8,
     /// What the consensus says of links.
     pub links: LinkParameters,
+    /// What it says of those who ask for too much.
+    pub defences: DefenceParameters,
 }
 
 impl Default for EngineConfig {
@@ -61,6 +65,7 @@ impl Default for EngineConfig {
             congestion: Congestion::disabled(),
             sendme_accept_min: 0,
             links: LinkParameters::default(),
+            defences: DefenceParameters::default(),
         }
     }
 }

@@ -31,12 +31,17 @@ pub struct HandshakeAnswer {
 impl Engine {
     pub(crate) fn create_cell(&mut self, link: u32, id: u32, command: u8, body: &[u8; BODY_LEN]) {
         let end = End { link, id };
+        // Before all else: those count too that come to nothing.
+        let allowed = self.may_create(link);
         let Some(this) = self.links.at(link) else { return };
         if id == 0 || this.circuits.contains_key(&id) {
             return;
         }
         let refuse = if !this.is_peers(id) {
             Some(DestroyReason::Protocol)
+        } else if !allowed {
+            self.counters.creates_defended += 1;
+            Some(DestroyReason::ResourceLimit)
         } else if this.circuits.len() >= self.config.circuits_per_link
             || self.circuits.len() >= self.config.circuits
             || self.pending_handshakes >= self.config.pending_handshakes
@@ -77,9 +82,11 @@ impl Engine {
         }));
     }
 
-    /// The result of an [`Event::Handshake`]; `None`: it failed, and the circuit is refused.
+    /// The result of an [`Event::Handshake`], once for each; `None`: it failed, and the circuit is refused.
     pub fn created(&mut self, now: Time, circuit: CircuitId, answer: Option<HandshakeAnswer>) {
         self.now = self.now.max(now);
+        // Also when the circuit is gone: until now its handshake was somebody's work.
+        self.pending_handshakes = self.pending_handshakes.saturating_sub(1);
         let Some(this) = self.circuits.get_mut(circuit) else {
             return;
         };
@@ -95,11 +102,11 @@ impl Engine {
         this.layers = Some(Layers {
             forward,
             backward,
+            binding: answer.keys.binding(),
             row: None,
         });
         this.increment = answer.congestion_control;
         let (end, fast) = (this.prev, this.fast);
-        self.pending_handshakes = self.pending_handshakes.saturating_sub(1);
         self.counters.circuits_opened += 1;
         self.counters.circuits_controlled += u64::from(answer.congestion_control.is_some());
         if fast {

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`Event::Payment`] | the payments driver | `grant`, `answer`, `send_link`, `watch_credit`, `destroy`, `close_link` |
 //! | [`Event::Handshake`] | any thread, outside of the lock | `created` |
+//! | [`Event::Introduction`] | any thread, outside of the lock | `introduced` |
 //! | [`Event::NeedLink`] | the dialler | `link_up` and `extend_via`, or `extend_failed` |
 //! | [`Event::CloseLink`] | the link's tasks | close the socket, then `link_down` |
 //! | [`Event::Begin`], [`Event::BeginDir`] | a stream task | `connected`, `send`, `receive`, `consumed`, `end` |
@@ -13,6 +14,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::ids::{CircuitId, LinkId, StreamId};
+use super::intro::IntroductionProof;
 
 /// Who is at the other end of a link, as proved in the link handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -187,6 +189,8 @@ pub enum Event {
     Payment(PaymentEvent),
     /// A handshake to be answered.
     Handshake(HandshakeJob),
+    /// A signature of an onion service to be checked.
+    Introduction(IntroductionProof),
     /// There is no link to a circuit's next hop.
     NeedLink {
         /// The circuit.

@@ -144,7 +144,9 @@ impl Engine {
             return;
         };
         let end = circuit.end(FORWARD);
-        circuit.next = Next::Nowhere;
+        if matches!(circuit.next, Next::Waiting(_) | Next::Asked(_) | Next::Open(_)) {
+            circuit.next = Next::Nowhere;
+        }
         let cells = circuit.queues[FORWARD].clear(&mut self.pool);
         circuit.held = circuit.held.saturating_sub(cells as u32);
         self.memory.update(&mut self.circuits, index);

@@ -190,6 +190,11 @@ impl Neighbours {
         *index
     }
 
+    /// Links of a neighbour now.
+    pub(crate) fn links(&self, key: &Neighbour) -> usize {
+        self.by_key.get(key).map_or(0, |(_, links)| *links)
+    }
+
     fn leave(&mut self, key: Neighbour) {
         if let Some((index, links)) = self.by_key.get_mut(&key) {
             *links -= 1;
@@ -447,9 +452,10 @@ impl Engine {
             .map(|(index, _)| index)
     }
 
-    /// Whether circuits to a relay would use a link that is open now.
-    pub fn has_link(&self, to: &NextHop) -> bool {
-        self.best_link(&to.rsa, to.ed.as_ref(), &to.addresses).is_some()
+    /// The link that a circuit to a relay would use now.
+    pub fn link_to(&self, to: &NextHop) -> Option<LinkId> {
+        let index = self.best_link(&to.rsa, to.ed.as_ref(), &to.addresses)?;
+        self.links.name(index)
     }
 
     /// Links to relays to which there is a better one: if that is canonical, or leads to the same address.
@@ -478,6 +484,7 @@ impl Engine {
         if now.since(self.looked) >= LOOK {
             self.looked = now;
             self.look_through_links();
+            self.forget_clients();
         }
         self.pace(now);
     }

@@ -14,11 +14,13 @@
 //! | [`link`], [`padding`] | links: table, cells, choice, end; their padding |
 //! | [`create`], [`extend`] | circuits made here, and on to the next hop |
 //! | [`circuit`] | a circuit's state, and its end |
+//! | [`intro`], [`rendezvous`] | circuits that end here for an onion service |
 //! | [`relay_cell`], [`stream`], [`arrivals`] | RELAY cells; streams that end here; what comes for them |
 //! | [`window`], [`vegas`], [`flow`], [`congestion`] | flow control of circuits and of streams; its parameters |
 //! | [`queue`], [`schedule`], [`rate`], [`memory`], [`cells`] | cells waiting: order, classes, rate, budget, slots |
 //! | [`seal`] | our layer on what leaves towards the client |
 //! | [`payments`] | credit and payment messages |
+//! | [`defence`] | those who ask for too much |
 //!
 //! A fault of a circuit ends that circuit, a fault of a link that link ([`LinkFault`]), and nothing else.
 
@@ -28,11 +30,13 @@ mod circuit;
 mod config;
 mod congestion;
 mod create;
+mod defence;
 mod event;
 mod extend;
 mod flow;
 mod hash;
 mod ids;
+mod intro;
 mod link;
 mod memory;
 mod padding;
@@ -40,6 +44,7 @@ mod payments;
 mod queue;
 mod rate;
 mod relay_cell;
+mod rendezvous;
 mod rng;
 mod schedule;
 mod seal;
@@ -59,9 +64,11 @@ use smallvec::SmallVec;
 pub use config::{EngineConfig, UnpaidShare};
 pub use congestion::{Congestion, FlowParameters, VegasParameters};
 pub use create::HandshakeAnswer;
+pub use defence::DefenceParameters;
 pub use event::{Event, HandshakeJob, HandshakeKind, LinkFault, Neighbour, NextHop, PaymentEvent, Peer, Target};
 pub use extend::is_public;
 pub use ids::{CircuitId, LinkId, StreamId, Time};
+pub use intro::IntroductionProof;
 pub use link::LinkInfo;
 pub use padding::LinkParameters;
 pub use queue::{Layout, Transmit};
@@ -71,11 +78,13 @@ pub use wire::{CELL_LEN, DATA_MAX, DestroyReason, EndReason, Ending, LINK_MESSAG
 
 use cells::Pool;
 use circuit::Circuit;
+use defence::Clients;
 use hash::Seeded;
 use ids::Table;
 use link::{Link, Neighbours};
 use memory::Memory;
 use rate::Bucket;
+use rendezvous::COOKIE_LEN;
 use rng::Rng;
 use schedule::Schedule;
 use seal::{Marking, Raw};
@@ -110,10 +119,26 @@ pub struct Counters {
     pub handshakes_failed: u64,
     /// CREATEs refused for lack of room.
     pub creates_refused: u64,
+    /// CREATEs refused because their client's address asks for too many circuits.
+    pub creates_defended: u64,
+    /// Times that a client's address was found to ask for too much.
+    pub clients_marked: u64,
     /// Next hops that could not be reached.
     pub extends_failed: u64,
     /// Streams begun.
     pub streams_opened: u64,
+    /// Streams refused because their circuit asks for too many.
+    pub streams_defended: u64,
+    /// Circuits now on which onion services hear of clients.
+    pub services: u64,
+    /// Clients that services were told of.
+    pub introductions: u64,
+    /// Clients that they were not told of: no such service, too many, malformed.
+    pub introductions_refused: u64,
+    /// Circuits of clients joined with circuits of services.
+    pub rendezvous_joined: u64,
+    /// Clients without a relay in between that may not wait for a service here.
+    pub rendezvous_refused: u64,
     /// Circuits killed because their class held too much memory, by class.
     pub killed_memory: [u64; 2],
     /// Circuits killed because too many of their cells waited.
@@ -161,6 +186,12 @@ pub struct Engine {
     links: Table<LinkId, Link>,
     circuits: Table<CircuitId, Box<Circuit>>,
     neighbours: Neighbours,
+    /// Addresses of clients that ask for circuits.
+    clients: Clients,
+    /// Circuits on which services hear of clients, by the key that these name.
+    introductions: HashMap<[u8; 32], u32>,
+    /// Circuits on which clients wait for services.
+    rendezvous: HashMap<[u8; COOKIE_LEN], u32>,
     /// Links that pad, each by the end of the silence that it waits for.
     padding: BinaryHeap<Reverse<(Time, LinkId)>>,
     /// When links were looked through for those to be closed.
@@ -172,6 +203,7 @@ pub struct Engine {
     pacer: Option<Pacer>,
     last_ticket: u32,
     pending_handshakes: usize,
+    pending_proofs: usize,
     paid_circuits: usize,
     closing: bool,
     events: VecDeque<Event>,
@@ -197,6 +229,9 @@ impl Engine {
             links: Table::new(),
             circuits: Table::new(),
             neighbours: Neighbours::default(),
+            clients: Clients::default(),
+            introductions: HashMap::new(),
+            rendezvous: HashMap::new(),
             padding: BinaryHeap::new(),
             looked: Time(0),
             by_rsa: HashMap::new(),
@@ -204,6 +239,7 @@ impl Engine {
             pacer,
             last_ticket: 0,
             pending_handshakes: 0,
+            pending_proofs: 0,
             paid_circuits: 0,
             closing: false,
             events: VecDeque::new(),
@@ -250,6 +286,7 @@ impl Engine {
             held: [Class::Paid, Class::Unpaid].map(|class| self.memory.used(class) as u64),
             slots: self.pool.used() as u64,
             handshakes_pending: self.pending_handshakes as u64,
+            services: self.introductions.len() as u64,
             ..self.counters
         }
     }

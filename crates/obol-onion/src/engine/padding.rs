@@ -148,7 +148,7 @@ impl Engine {
             Some(Place::Prev(index)) => self
                 .circuits
                 .at(*index)
-                .is_some_and(|circuit| matches!(circuit.next, Next::Open(_))),
+                .is_some_and(|circuit| matches!(circuit.next, Next::Open(_) | Next::Spliced(_))),
             Some(Place::Next(_)) => true,
             Some(Place::Buried) | None => false,
         };

@@ -15,7 +15,7 @@ impl Engine {
             return;
         };
         this.credit = this.credit.saturating_add(bytes);
-        if this.credit >= CELL_LEN as u64 {
+        if this.credit >= CELL_LEN as u64 && this.payer().is_none() {
             self.set_class(circuit.index, Class::Paid);
         }
         self.pace(self.now);

@@ -106,6 +106,11 @@ impl Engine {
         }
         if waiting > self.config.circuit_queue {
             self.counters.killed_queue += 1;
+            if direction == FORWARD
+                && let Some(link) = self.circuits.at(index).map(|circuit| circuit.prev.link)
+            {
+                self.note_long_queue(link);
+            }
             self.end_circuit(
                 index,
                 Some(DestroyReason::ResourceLimit),
@@ -172,11 +177,20 @@ impl Engine {
     #[inline]
     fn emit(&mut self, entry: Entry, most: usize, out: &mut Vec<u8>, raw: &mut Vec<Raw>) -> u32 {
         let (index, direction) = (entry.queue >> 1, (entry.queue & 1) as usize);
-        let Some((name, circuit)) = self.circuits.named_mut(index) else {
+        let Some((name, mut circuit)) = self.circuits.named_mut(index) else {
             return 0;
         };
         let Some(end) = circuit.end(direction) else { return 0 };
-        let charged = circuit.until_charged();
+        let (mut charged, mut account, mut way) = (circuit.until_charged(), index, direction);
+        if let Some(payer) = circuit.payer() {
+            // What goes to an onion service came from the client, on whose circuit it counts.
+            (account, way) = (payer, FORWARD);
+            charged = self.circuits.at(payer).map_or(u64::MAX, |payer| payer.until_charged());
+            match self.circuits.at_mut(index) {
+                Some(again) => circuit = again,
+                None => return 0,
+            }
+        }
         let queue = &mut circuit.queues[direction];
         if queue.ticket != entry.ticket {
             return 0;
@@ -212,7 +226,7 @@ impl Engine {
         self.memory.count(circuit);
         match answer {
             true => self.counters.payment_cells[BACKWARD] += 1,
-            false => self.charge(index, direction, cells),
+            false => self.charge(account, way, cells),
         }
         if resume {
             self.wake_senders(index);
@@ -230,7 +244,7 @@ impl Engine {
         let bytes = u64::from(cells) * CELL_LEN as u64;
         circuit.metered += bytes;
         self.counters.cells[circuit.class as usize][direction] += u64::from(cells);
-        if circuit.class == Class::Unpaid {
+        if circuit.class == Class::Unpaid || circuit.payer().is_some() {
             return;
         }
         // Paid means that there is enough for a cell.
@@ -268,6 +282,7 @@ impl Engine {
             self.activate(index, direction);
         }
         self.schedule_arrivals(index);
+        self.follow_class(index, class);
     }
 
     /// Kills the largest queues of a class that holds more than its budget.

@@ -1,4 +1,4 @@
-//! A token bucket, in bytes, on the engine's clock.
+//! Token buckets on the engine's clock: of bytes, and of things that may happen only so often.
 
 use super::ids::Time;
 
@@ -59,6 +59,58 @@ impl Bucket {
     }
 }
 
+/// How often something may still happen.
+#[derive(Debug, Clone)]
+pub(crate) struct Allowance {
+    /// Times a second.
+    rate: u64,
+    /// Most millionths of a time that are saved up.
+    burst: u64,
+    /// Millionths at hand.
+    level: u64,
+    at: Time,
+}
+
+impl Allowance {
+    /// `rate` times a second, `burst` times at once; both less than 2^32.
+    pub(crate) fn new(rate: u64, burst: u64) -> Self {
+        let burst = burst.saturating_mul(MICRO);
+        Allowance {
+            rate,
+            burst,
+            level: burst,
+            at: Time(0),
+        }
+    }
+
+    fn refill(&mut self, now: Time) {
+        let came = now.since(self.at).saturating_mul(self.rate);
+        self.level = self.level.saturating_add(came).min(self.burst);
+        self.at = self.at.max(now);
+    }
+
+    /// Once more, if that is allowed.
+    pub(crate) fn take(&mut self, now: Time) -> bool {
+        self.refill(now);
+        let allowed = !self.is_empty();
+        if allowed {
+            self.level -= MICRO;
+        }
+        allowed
+    }
+
+    /// Whether it would not have been allowed once more after the last time.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.level < MICRO
+    }
+
+    /// Whether it is as if nothing had ever happened.
+    pub(crate) fn is_full(&mut self, now: Time) -> bool {
+        self.refill(now);
+        self.level == self.burst
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +131,24 @@ mod tests {
         }
         assert!((9_990_000..=10_010_000).contains(&sent), "{sent}");
         assert_eq!(bucket.available(Time(u64::MAX)), 40_000);
+    }
+
+    #[test]
+    fn an_allowance_gives_its_burst_and_then_its_rate() {
+        let mut allowance = Allowance::new(3, 90);
+        let mut now = Time(5_000_000);
+        assert!((0..90).all(|_| allowance.take(now)));
+        assert!(allowance.is_empty() && !allowance.take(now));
+        now = now.plus(333_333);
+        assert!(!allowance.take(now));
+        let mut times = 0;
+        for _ in 0..10_000 {
+            now = now.plus(1000);
+            times += u32::from(allowance.take(now));
+        }
+        assert!((30..=31).contains(&times), "{times}");
+        assert!(!allowance.is_full(now) && allowance.is_full(now.plus(31_000_000)));
+        let mut extreme = Allowance::new(u64::from(u32::MAX), u64::from(u32::MAX));
+        assert!(extreme.take(Time(u64::MAX)) && extreme.take(Time(0)));
     }
 }

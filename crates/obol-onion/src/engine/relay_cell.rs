@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | client's side | any | yes | it is a message for us |
 //! | client's side | there | no | forwarded |
+//! | client's side | another circuit's end | no | into that circuit ([`rendezvous`](super::rendezvous)) |
 //! | client's side | none, or not ready | no | protocol error |
 //! | next hop | | | our layer goes on, forwarded |
 
@@ -17,7 +18,7 @@ use super::wire::{CELL_LEN, DATA_MAX, body, command, relay};
 use crate::crypto::tor1::{BODY_LEN, Tag};
 
 /// RELAY_EARLY cells that one circuit may send away from the client.
-const EARLY_MAX: u8 = 8;
+pub(crate) const EARLY_MAX: u8 = 8;
 /// Cells that are queued at once at most: by so many may the limits on waiting cells be exceeded for a moment.
 pub(crate) const RUN_MAX: usize = 32;
 
@@ -58,7 +59,11 @@ impl Engine {
                 return self.protocol_error(index);
             };
             let kind = if early { Kind::SealedEarly } else { Kind::Sealed };
-            let open = matches!(circuit.next, Next::Open(_));
+            let open = match circuit.next {
+                Next::Open(_) => true,
+                Next::Spliced(splice) => return self.across(index, splice, early, cells.into_slice()),
+                _ => false,
+            };
             let (mut queued, mut wrong, mut ours) = (0, false, None);
             for cell in cells.by_ref() {
                 circuit.early += u8::from(early);
@@ -107,7 +112,7 @@ impl Engine {
     }
 
     /// A message for this hop.
-    fn recognised(&mut self, index: u32, early: bool, tag: Tag, body: &[u8; BODY_LEN]) {
+    pub(crate) fn recognised(&mut self, index: u32, early: bool, tag: Tag, body: &[u8; BODY_LEN]) {
         let command = body[0];
         let stream = u16::from_be_bytes([body[3], body[4]]);
         let len = usize::from(u16::from_be_bytes([body[9], body[10]]));
@@ -131,6 +136,10 @@ impl Engine {
             relay::END if stream != 0 => self.client_end(index, stream),
             relay::EXTEND2 => self.extend2(index, early, stream, data),
             relay::EXTEND => self.protocol_error(index),
+            relay::ESTABLISH_INTRO => self.establish_intro(index, data),
+            relay::INTRODUCE1 => self.introduce1(index, data),
+            relay::ESTABLISH_RENDEZVOUS => self.establish_rendezvous(index, data),
+            relay::RENDEZVOUS1 => self.rendezvous1(index, data),
             relay::TRUNCATE => self.truncate(index, data),
             relay::TRUNCATED if data.is_empty() => self.protocol_error(index),
             // Unknown commands, DROP, and those that only make sense towards a client.

@@ -22,16 +22,18 @@ use std::net::IpAddr;
 use super::Engine;
 use super::arrivals::Arrivals;
 use super::cells::Kind;
-use super::circuit::BACKWARD;
+use super::circuit::{BACKWARD, Next};
 use super::congestion::VegasParameters;
+use super::defence::StreamDefence;
 use super::event::{Event, Neighbour, Target};
 use super::flow::{Permit, Uptake};
 use super::hash::Seeded;
 use super::ids::{CircuitId, StreamId, Time};
 use super::queue::EDGE_QUEUE_HIGH;
+use super::rate::Allowance;
 use super::relay_cell::RUN_MAX;
 use super::window::{CircuitWindow, STREAM_INCREMENT, STREAM_WINDOW};
-use super::wire::{DATA_MAX, EndReason, Ending, relay};
+use super::wire::{DATA_MAX, DestroyReason, EndReason, Ending, relay};
 
 /// Streams and windows of a circuit that ends here.
 #[derive(Debug)]
@@ -42,6 +44,8 @@ pub(crate) struct Edge {
     pub(crate) streams: HashMap<u16, Stream, Seeded>,
     pub(crate) arrivals: Arrivals,
     serial: u32,
+    /// Streams to the world that the client may still begin, once it has begun one where the consensus limits that.
+    begins: Option<Allowance>,
 }
 
 #[derive(Debug)]
@@ -153,6 +157,7 @@ impl Edge {
             streams: HashMap::with_hasher(hash),
             arrivals: Arrivals::default(),
             serial: 0,
+            begins: None,
         }
     }
 
@@ -229,9 +234,14 @@ fn target(data: &[u8]) -> Option<Target> {
 
 impl Engine {
     /// A new stream for a message that opens one. `None`: the number is in use (the message is dropped), or there are too
-    /// many (the stream is ended).
-    fn open_stream(&mut self, index: u32, number: u16) -> Option<StreamId> {
+    /// many, or the circuit is one for an onion service (the stream is ended).
+    fn open_stream(&mut self, index: u32, number: u16, elsewhere: EndReason) -> Option<StreamId> {
         let most = self.config.streams_per_circuit;
+        let next = &self.circuits.at(index)?.next;
+        if !matches!(next, Next::Nowhere | Next::Waiting(_) | Next::Asked(_) | Next::Open(_)) {
+            self.originate(index, relay::END, number, &[elsewhere as u8]);
+            return None;
+        }
         let name = self.circuits.name(index)?;
         let edge = self.edge(index)?;
         if edge.streams.contains_key(&number) {
@@ -247,8 +257,40 @@ impl Engine {
         Some(id)
     }
 
+    /// Whether a circuit may begin one more stream to the world. If not: what to do about it.
+    fn may_begin(&mut self, index: u32) -> Result<(), StreamDefence> {
+        let Some(limit) = self.config.defences.streams() else {
+            return Ok(());
+        };
+        let now = self.now;
+        let Some(edge) = self.edge(index) else { return Ok(()) };
+        let begins = edge
+            .begins
+            .get_or_insert_with(|| Allowance::new(limit.rate, limit.burst));
+        if begins.take(now) {
+            return Ok(());
+        }
+        self.counters.streams_defended += 1;
+        if limit.defence == StreamDefence::CloseCircuit {
+            self.end_circuit(
+                index,
+                Some(DestroyReason::ResourceLimit),
+                Some(DestroyReason::ResourceLimit),
+            );
+        }
+        Err(limit.defence)
+    }
+
     pub(crate) fn begin(&mut self, index: u32, number: u16, data: &[u8]) {
-        let Some(stream) = self.open_stream(index, number) else {
+        match self.may_begin(index) {
+            Ok(()) => {}
+            // Not RESOURCELIMIT, for which clients avoid an exit for hours.
+            Err(StreamDefence::Refuse) => {
+                return self.originate(index, relay::END, number, &[EndReason::Misc as u8]);
+            }
+            Err(StreamDefence::CloseCircuit) => return,
+        }
+        let Some(stream) = self.open_stream(index, number, EndReason::Misc) else {
             return;
         };
         let Some(target) = target(data) else {
@@ -269,7 +311,7 @@ impl Engine {
     }
 
     pub(crate) fn begin_dir(&mut self, index: u32, number: u16) {
-        let Some(stream) = self.open_stream(index, number) else {
+        let Some(stream) = self.open_stream(index, number, EndReason::NotDirectory) else {
             return;
         };
         let prev = self.circuits.at(index).map(|circuit| circuit.prev.link);
@@ -280,9 +322,17 @@ impl Engine {
     }
 
     pub(crate) fn resolve(&mut self, index: u32, number: u16, data: &[u8]) {
-        let Some(stream) = self.open_stream(index, number) else {
+        let allowed = match self.may_begin(index) {
+            Ok(()) => true,
+            Err(StreamDefence::Refuse) => false,
+            Err(StreamDefence::CloseCircuit) => return,
+        };
+        let Some(stream) = self.open_stream(index, number, EndReason::Misc) else {
             return;
         };
+        if !allowed {
+            return self.stream_resolved(stream, &[Answer::Transient]);
+        }
         let end = data.iter().position(|byte| *byte == 0).unwrap_or(data.len());
         match core::str::from_utf8(&data[..end]) {
             Ok(name) if (1..=255).contains(&name.len()) => {

@@ -57,6 +57,15 @@ pub(crate) mod relay {
     pub(crate) const BEGIN_DIR: u8 = 13;
     pub(crate) const EXTEND2: u8 = 14;
     pub(crate) const EXTENDED2: u8 = 15;
+    pub(crate) const ESTABLISH_INTRO: u8 = 32;
+    pub(crate) const ESTABLISH_RENDEZVOUS: u8 = 33;
+    pub(crate) const INTRODUCE1: u8 = 34;
+    pub(crate) const INTRODUCE2: u8 = 35;
+    pub(crate) const RENDEZVOUS1: u8 = 36;
+    pub(crate) const RENDEZVOUS2: u8 = 37;
+    pub(crate) const INTRO_ESTABLISHED: u8 = 38;
+    pub(crate) const RENDEZVOUS_ESTABLISHED: u8 = 39;
+    pub(crate) const INTRODUCE_ACK: u8 = 40;
     pub(crate) const XOFF: u8 = 43;
     pub(crate) const XON: u8 = 44;
     pub(crate) const PAYMENT_TO_ORIGIN: u8 = 51;

@@ -3,9 +3,12 @@
 mod circuits;
 mod classes;
 mod control;
+mod defence;
 mod flow;
 mod fuzz;
+mod intro;
 mod links;
+mod rendezvous;
 mod uploads;
 
 use std::collections::{HashMap, HashSet};
@@ -42,6 +45,8 @@ pub(super) struct Circ {
     pub(super) layers: ClientLayers,
     /// Names of the circuit at the hops, nearest first.
     pub(super) names: Vec<CircuitId>,
+    /// What binds messages to the circuit at the hops: `KH`.
+    pub(super) bindings: Vec<[u8; 20]>,
     pub(super) path: Vec<usize>,
     next_handshake: u32,
 }
@@ -143,6 +148,10 @@ impl Net {
                         congestion_control: job.congestion_control,
                     };
                     self.nodes[node].created(self.now, job.circuit, Some(answer));
+                }
+                Event::Introduction(proof) => {
+                    let holds = proof.holds();
+                    self.nodes[node].introduced(self.now, proof.circuit, holds);
                 }
                 Event::NeedLink { circuit, to } => {
                     let Some(other) = (0..self.nodes.len()).find(|other| peer(*other).rsa == to.rsa) else {
@@ -305,6 +314,7 @@ impl Net {
             id,
             layers: ClientLayers::new(),
             names: vec![self.made[&number]],
+            bindings: vec![*keys(number).kh()],
             path: path.to_vec(),
             next_handshake: 0,
         };
@@ -317,6 +327,7 @@ impl Net {
             let number = circ.next_handshake;
             circ.layers.push(&keys(number));
             circ.names.push(self.made[&number]);
+            circ.bindings.push(*keys(number).kh());
         }
         circ
     }
