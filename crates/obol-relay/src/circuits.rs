@@ -1,12 +1,46 @@
-//! The public-key work of new circuits: the engine's handshake jobs, answered.
+//! The public-key work of circuits: the engine's handshake jobs and the signatures of onion services.
 
-use obol_onion::engine::{HandshakeAnswer, HandshakeJob, HandshakeKind};
+use obol_onion::engine::{CircuitId, Engine, HandshakeAnswer, HandshakeJob, HandshakeKind, IntroductionProof, Time};
 use obol_onion::handshake::{RelayOnionKeys, fast, ntor, ntor_v3};
 use rand::Rng as _;
 use tracing::debug;
 
-/// Answers a handshake; `None`: it is refused. Takes some hundred microseconds.
-pub(crate) fn answer(keys: &RelayOnionKeys, job: &HandshakeJob) -> Option<HandshakeAnswer> {
+/// What a worker has to do.
+#[derive(Debug)]
+pub(crate) enum Job {
+    Handshake(HandshakeJob),
+    Introduction(IntroductionProof),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) enum Done {
+    Handshake(CircuitId, Option<HandshakeAnswer>),
+    Introduction(CircuitId, bool),
+}
+
+impl Job {
+    /// Does it. Takes some hundred microseconds.
+    pub(crate) fn done(&self, keys: &RelayOnionKeys) -> Done {
+        match self {
+            Job::Handshake(job) => Done::Handshake(job.circuit, answer(keys, job)),
+            Job::Introduction(proof) => Done::Introduction(proof.circuit, proof.holds()),
+        }
+    }
+}
+
+impl Done {
+    /// Lets the engine know.
+    pub(crate) fn tell(self, engine: &mut Engine, now: Time) {
+        match self {
+            Done::Handshake(circuit, answer) => engine.created(now, circuit, answer),
+            Done::Introduction(circuit, holds) => engine.introduced(now, circuit, holds),
+        }
+    }
+}
+
+/// Answers a handshake; `None`: it is refused.
+fn answer(keys: &RelayOnionKeys, job: &HandshakeJob) -> Option<HandshakeAnswer> {
     let mut random = [0; 32];
     rand::rng().fill_bytes(&mut random);
     let offer = ntor_v3::Offer {

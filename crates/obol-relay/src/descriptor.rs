@@ -16,12 +16,12 @@ use crate::keys::{Current, KeyError, Keys, OnionLifetime};
 
 /// The subprotocols of an Obol relay that is paid, in the form of a `proto` line. `Relay=6` is left out on purpose: in the
 /// cell format that it brings unknown relay commands cannot be parsed, and payment messages are such.
-pub const PROTOCOLS: &str =
-    "Cons=2 Desc=2 DirCache=2 FlowCtrl=1-2 HSDir=2 Link=4-5 LinkAuth=3 Microdesc=2 Obol=1 Relay=2-5";
+pub const PROTOCOLS: &str = "Cons=2 Desc=2 DirCache=2 FlowCtrl=1-2 HSDir=2 HSIntro=4-5 HSRend=1-2 Link=4-5 LinkAuth=3 \
+                             Microdesc=2 Obol=1 Relay=2-5";
 
 /// The same for a relay that is not paid.
-pub const UNPAID_PROTOCOLS: &str =
-    "Cons=2 Desc=2 DirCache=2 FlowCtrl=1-2 HSDir=2 Link=4-5 LinkAuth=3 Microdesc=2 Relay=2-5";
+pub const UNPAID_PROTOCOLS: &str = "Cons=2 Desc=2 DirCache=2 FlowCtrl=1-2 HSDir=2 HSIntro=4-5 HSRend=1-2 Link=4-5 LinkAuth=3 \
+                                    Microdesc=2 Relay=2-5";
 
 /// The longest descriptor that authorities accept, in bytes.
 pub const MAX_LENGTH: usize = 20_000;

@@ -4,6 +4,7 @@ mod carry;
 mod connection;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,26 @@ const DIALS: usize = 4096;
 /// Connections to next hops that are being made, each with the circuits that wait for it.
 #[derive(Debug, Default)]
 pub(crate) struct Dialler {
-    under_way: HashMap<NextHop, Vec<CircuitId>>,
+    under_way: HashMap<Destination, Vec<CircuitId>>,
+}
+
+/// What makes two wishes for a link one: the relay and the address that is tried first. A second address that only one of
+/// them names makes no difference, or one relay would get two links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Destination {
+    rsa: [u8; 20],
+    ed: Option<[u8; 32]>,
+    first: Option<SocketAddr>,
+}
+
+impl Destination {
+    fn of(to: &NextHop) -> Self {
+        Destination {
+            rsa: to.rsa,
+            ed: to.ed,
+            first: to.addresses.first().copied(),
+        }
+    }
 }
 
 /// Finishes an accepted connection's handshake and serves the link until it ends.
@@ -66,7 +86,7 @@ pub(crate) fn need(shared: &Arc<Shared>, circuit: CircuitId, to: NextHop) {
 
 /// Makes a link to a relay if there is none.
 pub(crate) fn ahead(shared: &Arc<Shared>, to: NextHop) {
-    if !shared.with(|engine, _| engine.has_link(&to)) {
+    if shared.with(|engine, _| engine.link_to(&to)).is_none() {
         // What stands against it, stands against it for circuits too; there is nobody to be told.
         let _ = dial_for(shared, None, to);
     }
@@ -74,7 +94,9 @@ pub(crate) fn ahead(shared: &Arc<Shared>, to: NextHop) {
 
 /// Joins a connection to a relay that is being made, or makes one.
 fn dial_for(shared: &Arc<Shared>, circuit: Option<CircuitId>, mut to: NextHop) -> Result<(), DestroyReason> {
-    if to.rsa == shared.keys.fingerprint() || to.ed == Some(shared.keys.ed25519()) {
+    // Under another relay's name our own address would only cost us both sides of a handshake.
+    to.addresses.retain(|address| !shared.own.contains(address));
+    if to.addresses.is_empty() || to.rsa == shared.keys.fingerprint() || to.ed == Some(shared.keys.ed25519()) {
         return Err(DestroyReason::ConnectFailed);
     }
     if to.ed.is_none() {
@@ -85,14 +107,15 @@ fn dial_for(shared: &Arc<Shared>, circuit: Option<CircuitId>, mut to: NextHop) -
             .and_then(|relay| relay.ed);
     }
     let mut dialler = shared.dialler.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(waiting) = dialler.under_way.get_mut(&to) {
+    let destination = Destination::of(&to);
+    if let Some(waiting) = dialler.under_way.get_mut(&destination) {
         waiting.extend(circuit);
         return Ok(());
     }
     if dialler.under_way.len() >= DIALS {
         return Err(DestroyReason::ResourceLimit);
     }
-    dialler.under_way.insert(to.clone(), circuit.into_iter().collect());
+    dialler.under_way.insert(destination, circuit.into_iter().collect());
     shared.tasks.spawn(dial(Arc::clone(shared), to));
     Ok(())
 }
@@ -104,7 +127,10 @@ async fn dial(shared: Arc<Shared>, to: NextHop) {
         ed25519: to.ed,
     };
     let mut established = None;
-    for address in &to.addresses {
+    // Another connection may have come about since the circuit asked; now that this one is known to be under way, none can
+    // any more without being found.
+    let found = shared.with(|engine, _| engine.link_to(&to));
+    for address in to.addresses.iter().filter(|_| found.is_none()) {
         let done = tokio::select! {
             () = shared.stop.cancelled() => return,
             done = handshake::connect(*address, expected, &shared.keys, &shared.local) => done,
@@ -120,12 +146,13 @@ async fn dial(shared: Arc<Shared>, to: NextHop) {
     let link = established.as_ref().map(|established| up(&shared, established));
     let waiting = {
         let mut dialler = shared.dialler.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        dialler.under_way.remove(&to).unwrap_or_default()
+        dialler.under_way.remove(&Destination::of(&to)).unwrap_or_default()
     };
+    let over = found.or(link.as_ref().map(|(link, _)| *link));
     shared.with(|engine, now| {
         for circuit in waiting {
-            match link {
-                Some((link, _)) => engine.extend_via(now, circuit, link),
+            match over {
+                Some(link) => engine.extend_via(now, circuit, link),
                 None => engine.extend_failed(now, circuit, DestroyReason::ConnectFailed),
             }
         }

@@ -18,8 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use obol_onion::engine::{
-    CircuitId, Congestion, Counters, DestroyReason, Engine, EngineConfig, Event, LinkId, LinkParameters, NextHop,
-    PaymentEvent, StreamId, Time, UnpaidShare,
+    CircuitId, Congestion, Counters, DefenceParameters, DestroyReason, Engine, EngineConfig, Event, LinkId,
+    LinkParameters, NextHop, PaymentEvent, StreamId, Time, UnpaidShare,
 };
 use rand::Rng as _;
 use tokio::net::TcpListener;
@@ -28,6 +28,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::circuits::Job;
 use crate::defence::{ConnectionLimits, Door, DoorCounters};
 use crate::directory::{DirCache, NetView};
 use crate::handshake::{Local, Timeouts};
@@ -172,6 +173,8 @@ pub(crate) struct Shared {
     start: Instant,
     pub(crate) keys: Arc<Keys>,
     pub(crate) local: Local,
+    /// Where others reach this relay, as far as it knows.
+    pub(crate) own: Vec<SocketAddr>,
     pub(crate) exit: ExitConfig,
     pub(crate) resolver: Resolver,
     pub(crate) directory: Option<DirCache>,
@@ -179,7 +182,7 @@ pub(crate) struct Shared {
     /// Payment events that the driver has not taken.
     payments_waiting: Arc<AtomicUsize>,
     /// Public-key work, by worker.
-    workers: Vec<mpsc::UnboundedSender<obol_onion::engine::HandshakeJob>>,
+    workers: Vec<mpsc::UnboundedSender<Job>>,
     pub(crate) dialler: Mutex<Dialler>,
     pub(crate) door: Arc<Door>,
     pacer: Notify,
@@ -276,11 +279,8 @@ impl Shared {
 
     fn act(self: &Arc<Self>, event: Event) {
         match event {
-            Event::Handshake(job) => {
-                let worker = job.circuit.to_u64() as usize % self.workers.len();
-                // Gone only when the relay stops.
-                let _ = self.workers[worker].send(job);
-            }
+            Event::Handshake(job) => self.work(job.circuit, Job::Handshake(job)),
+            Event::Introduction(proof) => self.work(proof.circuit, Job::Introduction(proof)),
             Event::NeedLink { circuit, to } => link::need(self, circuit, to),
             Event::Begin {
                 stream, peer, target, ..
@@ -289,6 +289,13 @@ impl Shared {
             Event::Resolve { stream, peer, name } => streams::resolve(self, stream, peer, name),
             Event::Payment(_) | Event::StreamReady { .. } | Event::CloseLink { .. } => {}
         }
+    }
+
+    /// Gives public-key work to its worker.
+    fn work(&self, circuit: CircuitId, job: Job) {
+        let worker = circuit.to_u64() as usize % self.workers.len();
+        // Gone only when the relay stops.
+        let _ = self.workers[worker].send(job);
     }
 
     /// Whether the payments driver is far behind: then links are read no further.
@@ -359,6 +366,12 @@ impl Relay {
             true => addresses.iter().map(SocketAddr::ip).collect(),
             false => parts.advertised,
         };
+        let mut own = addresses.clone();
+        own.extend(
+            advertised
+                .iter()
+                .flat_map(|ip| addresses.iter().map(|address| SocketAddr::new(*ip, address.port()))),
+        );
         let mut exit = parts.exit;
         exit.own.extend(advertised.iter().copied());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -387,6 +400,7 @@ impl Relay {
                 advertised,
                 timeouts: Timeouts::default(),
             },
+            own,
             exit,
             resolver: Resolver::new(),
             directory: parts.directory,
@@ -404,7 +418,7 @@ impl Relay {
             shared.spawn(listen(Arc::clone(&shared), listener));
         }
         for jobs in jobs {
-            shared.spawn(handshake_worker(Arc::clone(&shared), jobs));
+            shared.spawn(key_worker(Arc::clone(&shared), jobs));
         }
         shared.spawn(pacer(Arc::clone(&shared)));
         shared.spawn(housekeeper(Arc::clone(&shared)));
@@ -527,22 +541,18 @@ async fn listen(shared: Arc<Shared>, listener: TcpListener) {
     }
 }
 
-/// Answers circuit handshakes on a thread where that hinders nobody.
-async fn handshake_worker(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<obol_onion::engine::HandshakeJob>) {
+/// Does public-key operations on a thread where that hinders nobody.
+async fn key_worker(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
     let mut batch = Vec::new();
     while jobs.recv_many(&mut batch, 16).await > 0 {
         let work = std::mem::take(&mut batch);
         let keys = shared.keys.onion_keys();
-        let done = tokio::task::spawn_blocking(move || {
-            work.iter()
-                .map(|job| (job.circuit, crate::circuits::answer(&keys, job)))
-                .collect::<Vec<_>>()
-        });
+        let done = tokio::task::spawn_blocking(move || work.iter().map(|job| job.done(&keys)).collect::<Vec<_>>());
         // Fails only when the runtime is going away.
-        let Ok(answers) = done.await else { return };
+        let Ok(done) = done.await else { return };
         shared.with(|engine, now| {
-            for (circuit, answer) in answers {
-                engine.created(now, circuit, answer);
+            for done in done {
+                done.tell(engine, now);
             }
         });
     }
@@ -590,12 +600,14 @@ async fn housekeeper(shared: Arc<Shared>) {
             let accept = param("sendme_accept_min_version", 0).clamp(0, 1) as u8;
             let congestion = Congestion::from_consensus(|name| net.param(name));
             shared.door.set_limits(ConnectionLimits::new(param));
-            (window, accept, congestion, LinkParameters::new(param))
+            let defences = DefenceParameters::new(param);
+            (window, accept, congestion, LinkParameters::new(param), defences)
         });
         shared.with(|engine, now| {
-            if let Some((window, accept, congestion, links)) = parameters {
+            if let Some((window, accept, congestion, links, defences)) = parameters {
                 engine.set_parameters(window, accept, congestion);
                 engine.set_link_parameters(links);
+                engine.set_defences(defences);
             }
             engine.tick(now);
         });
