@@ -125,10 +125,11 @@ impl Engine {
         match command {
             1 => this.padding.on = false,
             2 => {
-                let low = ours.padding_low.max(u16::from_be_bytes([l0, l1]).into());
-                let high = low.max(u16::from_be_bytes([h0, h1]).into());
+                let asked = (u16::from_be_bytes([l0, l1]), u16::from_be_bytes([h0, h1]));
+                let low = ours.padding_low.max(asked.0.into());
                 this.padding.on = true;
-                this.padding.asked = Some((low, high));
+                // Two zeros: what the consensus says (arti asks so for the default).
+                this.padding.asked = (asked != (0, 0)).then(|| (low, low.max(asked.1.into())));
                 self.plan_padding(link);
             }
             _ => {}

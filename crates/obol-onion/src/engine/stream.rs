@@ -396,6 +396,13 @@ impl Engine {
         Received::Nothing
     }
 
+    /// Whether the client has ended a stream; `None`: it is gone, and its circuit probably too.
+    pub fn stream_ended(&self, stream: StreamId) -> Option<bool> {
+        let edge = self.circuits.get(stream.circuit)?.edge.as_deref()?;
+        let this = edge.streams.get(&stream.number)?;
+        (this.serial == stream.serial).then_some(this.ended)
+    }
+
     /// The target has taken `bytes` of what was received: the client may send as much again.
     pub fn stream_consumed(&mut self, stream: StreamId, bytes: usize) {
         let index = stream.circuit.index;

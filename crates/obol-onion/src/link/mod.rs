@@ -29,13 +29,11 @@ mod auth;
 mod cell;
 mod certs;
 mod netinfo;
-mod padding;
 mod state;
 mod x509;
 
 pub use cell::{FIXED_BODY_LEN, is_variable};
 pub use certs::{Certificates, Credentials};
-pub use padding::{PADDING_NEGOTIATE, PaddingNegotiate};
 pub use state::{Handshake, Step};
 
 use std::net::IpAddr;

@@ -691,7 +691,7 @@ proptest! {
             cell::variable(command::VPADDING, &[]),
             cell::variable(command::AUTHORIZE, &[1]),
             cell::fixed(command::PADDING, &[]),
-            cell::fixed(PADDING_NEGOTIATE, &[0, 1]),
+            cell::fixed(12, &[0, 1]),
             cell::variable(command::CERTS, &[]),
             cell::variable(command::AUTH_CHALLENGE, &[0; 33]),
         ];
@@ -714,7 +714,6 @@ proptest! {
         }
         let _ = auth::challenge_has_our_method(&noise);
         let _ = cell::best_version(&noise);
-        let _ = PaddingNegotiate::decode(&noise);
         for id_len in [2, 4] {
             if let Some(cell) = cell::parse(&noise, id_len) {
                 prop_assert!(noise.starts_with(cell.wire));

@@ -88,14 +88,10 @@ pub(crate) fn begin(shared: &Arc<Shared>, stream: StreamId, peer: Option<Peer>, 
             connected = connecting => connected,
         };
         match connected {
-            Ok((tcp, ttl)) => {
-                let address = tcp
-                    .peer_addr()
-                    .map_or(IpAddr::from([0, 0, 0, 0]), |address| address.ip().to_canonical());
+            Ok((tcp, address, ttl)) => {
                 this.with(|engine, _| engine.stream_connected(stream, Connected::To(address, ttl)));
                 let (read, write) = tcp.into_split();
-                let ending = pump::run(&this, stream, &task, read, write).await;
-                finish(&this, stream, ending);
+                pump::run(&this, stream, &task, read, write).await;
             }
             Err(ending) => finish(&this, stream, Some(ending)),
         }
@@ -113,8 +109,8 @@ fn refused(shared: &Arc<Shared>, peer: Option<Peer>) -> Option<EndReason> {
     (strict && net.by_rsa(&peer.rsa).is_none() && net.by_ed(&peer.ed).is_none()).then_some(EndReason::Misc)
 }
 
-/// Resolves, checks and connects.
-async fn connect(shared: &Arc<Shared>, target: &Target) -> Result<(TcpStream, u32), Ending> {
+/// Resolves, checks and connects. The address is the one that was dialled: a target that has closed already has none.
+async fn connect(shared: &Arc<Shared>, target: &Target) -> Result<(TcpStream, IpAddr, u32), Ending> {
     let exit = &shared.exit;
     let failed = |reason| Ending::Because(reason);
     // BEGIN's flags.
@@ -157,7 +153,7 @@ async fn connect(shared: &Arc<Shared>, target: &Target) -> Result<(TcpStream, u3
             Ok(tcp) => {
                 // Cells are full when there is data; Nagle would only hold back what is not.
                 let _ = tcp.set_nodelay(true);
-                return Ok((tcp, fuzzed(ttl)));
+                return Ok((tcp, address.ip(), fuzzed(ttl)));
             }
             Err(error) => {
                 debug!(%error, "a target cannot be reached");
@@ -195,11 +191,10 @@ pub(crate) fn begin_dir(shared: &Arc<Shared>, stream: StreamId, neighbour: Neigh
         this.with(|engine, _| engine.stream_connected(stream, Connected::Directory));
         let (ours, theirs) = tokio::io::duplex(DIRECTORY_PIPE);
         let (read, write) = tokio::io::split(ours);
-        let (_, ending) = tokio::join!(
+        tokio::join!(
             directory.serve(theirs, client),
             pump::run(&this, stream, &task, read, write)
         );
-        finish(&this, stream, ending);
     });
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use obol_onion::engine::{DATA_MAX, EndReason, Ending, Engine, Received, StreamId, Time};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use super::{StreamTask, ending};
+use super::{StreamTask, ending, finish};
 use crate::relay::Shared;
 
 /// Read at least room for this: some cells.
@@ -20,22 +20,27 @@ const READ_MAX: usize = 128 * DATA_MAX;
 /// A buffer of received bytes larger than this is not kept while nothing comes.
 const KEEP: usize = 16 * 1024;
 
-/// Moves bytes both ways until either side is done. Returns what the client is to be told, if anything.
-pub(super) async fn run<R, W>(
-    shared: &Arc<Shared>,
-    stream: StreamId,
-    task: &StreamTask,
-    read: R,
-    write: W,
-) -> Option<Ending>
+/// How long a target may take nothing of what is still to be delivered, once the client has ended the stream or the target
+/// has said its last (C Tor's own time for a connection that is held open until it is flushed).
+const LINGER: Duration = Duration::from_secs(15);
+
+/// Moves bytes both ways until either side is done, and ends the stream: the client is told why, if it was not the client
+/// that ended it.
+pub(super) async fn run<R, W>(shared: &Arc<Shared>, stream: StreamId, task: &StreamTask, read: R, write: W)
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    tokio::select! {
+    let mut upload = Upload::new(write);
+    let ending = tokio::select! {
         ending = to_client(shared, stream, task, read) => ending,
-        ending = from_client(shared, stream, task, write) => ending,
-    }
+        ending = upload.run(shared, stream, task) => return finish(shared, stream, ending),
+    };
+    // A target that has said its last may still read: what the client has sent before it knew is delivered.
+    let mut last = Vec::new();
+    shared.with(|engine, _| engine.stream_receive(stream, &mut last));
+    finish(shared, stream, ending);
+    let _ = tokio::time::timeout(4 * LINGER, upload.finish(last)).await;
 }
 
 /// What a stream may send now, and when to ask again although nobody says so.
@@ -111,63 +116,115 @@ async fn to_client<R: AsyncRead + Unpin>(
     }
 }
 
-/// Client to target, until the client ends the stream, or the circuit is gone.
-async fn from_client<W: AsyncWrite + Unpin>(
-    shared: &Arc<Shared>,
-    stream: StreamId,
-    task: &StreamTask,
-    mut write: W,
-) -> Option<Ending> {
-    let mut buffer = Vec::new();
-    let mut consumed = None;
-    loop {
-        buffer.clear();
-        let received = shared.with(|engine, _| {
-            if let Some(bytes) = consumed.take() {
-                engine.stream_consumed(stream, bytes);
-            }
-            engine.stream_receive(stream, &mut buffer)
-        });
-        match received {
-            Received::Bytes => match write_out(shared, stream, &mut write, &buffer).await {
-                Ok(last) => consumed = Some(last),
-                Err(error) => return Some(ending(&error)),
-            },
-            Received::Nothing => {
-                if buffer.capacity() > KEEP {
-                    buffer = Vec::new();
-                }
-                task.receive.notified().await;
-            }
-            Received::Ended => {
-                let _ = write.shutdown().await;
-                return None;
-            }
-            Received::Gone => return None,
-        }
-    }
+/// Why an upload goes no further.
+enum Stopped {
+    /// The circuit is gone, or the target takes nothing although nothing more will come.
+    Abandoned,
+    /// The target's error.
+    Failed(std::io::Error),
 }
 
-/// Writes all of `bytes`. When the target takes only a part, the engine is told at once; of the last part it is yet to be
-/// told, and that is returned.
-async fn write_out<W: AsyncWrite + Unpin>(
-    shared: &Arc<Shared>,
-    stream: StreamId,
-    write: &mut W,
-    bytes: &[u8],
-) -> std::io::Result<usize> {
-    let mut rest = bytes;
-    let mut last = 0;
-    while !rest.is_empty() {
-        if last > 0 {
-            shared.with(|engine, _| engine.stream_consumed(stream, last));
+/// Client to target.
+struct Upload<W> {
+    write: W,
+    /// What the engine has handed over.
+    buffer: Vec<u8>,
+    /// Bytes of it that the target has.
+    at: usize,
+    /// Bytes of those that the engine has not been told of.
+    untold: usize,
+    /// The client has ended the stream.
+    ended: bool,
+}
+
+impl<W: AsyncWrite + Unpin> Upload<W> {
+    fn new(write: W) -> Self {
+        Upload {
+            write,
+            buffer: Vec::new(),
+            at: 0,
+            untold: 0,
+            ended: false,
         }
-        last = write.write(rest).await?;
-        if last == 0 {
-            return Err(std::io::ErrorKind::WriteZero.into());
-        }
-        rest = &rest[last..];
     }
-    write.flush().await?;
-    Ok(last)
+
+    /// Until the client ends the stream, or the circuit is gone. Returns what the client is to be told, if anything.
+    async fn run(&mut self, shared: &Arc<Shared>, stream: StreamId, task: &StreamTask) -> Option<Ending> {
+        loop {
+            self.buffer.clear();
+            self.at = 0;
+            let received = shared.with(|engine, _| {
+                if self.untold > 0 {
+                    engine.stream_consumed(stream, core::mem::take(&mut self.untold));
+                }
+                engine.stream_receive(stream, &mut self.buffer)
+            });
+            match received {
+                Received::Bytes => match self.write_out(shared, stream, task).await {
+                    Ok(()) => {}
+                    Err(Stopped::Abandoned) => return None,
+                    Err(Stopped::Failed(error)) => return Some(ending(&error)),
+                },
+                Received::Nothing => {
+                    if self.buffer.capacity() > KEEP {
+                        self.buffer = Vec::new();
+                    }
+                    task.receive.notified().await;
+                }
+                Received::Ended => {
+                    let _ = tokio::time::timeout(LINGER, self.write.shutdown()).await;
+                    return None;
+                }
+                Received::Gone => return None,
+            }
+        }
+    }
+
+    /// Writes all of the buffer. When the target takes only a part, the engine is told at once; of the last part it is told
+    /// when it is next asked for more.
+    async fn write_out(&mut self, shared: &Arc<Shared>, stream: StreamId, task: &StreamTask) -> Result<(), Stopped> {
+        while self.at < self.buffer.len() {
+            if self.untold > 0 {
+                shared.with(|engine, _| engine.stream_consumed(stream, core::mem::take(&mut self.untold)));
+            }
+            let ended = self.ended;
+            let patience = async {
+                match ended {
+                    true => tokio::time::sleep(LINGER).await,
+                    false => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                wrote = self.write.write(&self.buffer[self.at..]) => match wrote {
+                    Ok(0) => return Err(Stopped::Failed(std::io::ErrorKind::WriteZero.into())),
+                    Ok(count) => {
+                        self.at += count;
+                        self.untold = count;
+                    }
+                    Err(error) => return Err(Stopped::Failed(error)),
+                },
+                // Nobody else would notice that the circuit is gone while the target takes nothing.
+                () = task.receive.notified() => match shared.with(|engine, _| engine.stream_ended(stream)) {
+                    None => return Err(Stopped::Abandoned),
+                    Some(ended) => self.ended = ended,
+                },
+                () = patience => return Err(Stopped::Abandoned),
+            }
+        }
+        self.write.flush().await.map_err(Stopped::Failed)
+    }
+
+    /// Delivers the rest, and `last` behind it, to a target that goes on taking it.
+    async fn finish(mut self, last: Vec<u8>) {
+        for mut rest in [&self.buffer[self.at..], &last] {
+            while !rest.is_empty() {
+                match tokio::time::timeout(LINGER, self.write.write(rest)).await {
+                    Ok(Ok(count @ 1..)) => rest = &rest[count..],
+                    _ => return,
+                }
+            }
+        }
+        let _ = tokio::time::timeout(LINGER, self.write.shutdown()).await;
+    }
 }

@@ -7,11 +7,12 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use obol_onion::engine::DATA_MAX;
 use obol_relay::directory::documents::Documents;
 use obol_relay::directory::{DirCache, NetView, RelayInfo, Snapshot};
 use obol_relay::streams::ExitConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tor_cell::relaycell::msg::EndReason;
 use tor_cert::{CertType, CertifiedKey, Ed25519Cert};
 use tor_llcrypto::pk::ed25519::Keypair;
@@ -331,6 +332,60 @@ async fn a_relay_that_is_shut_down_ends_its_links_and_says_so() {
         }
         assert_eq!(open, 0, "what was opened was closed");
         assert_eq!(guard.handle.engine().counters().links, 0);
+    })
+    .await;
+}
+
+/// A stream to a target that does not read, once the relay holds what it can of an upload; the target, and the upload.
+async fn stalled(tunnel: &Arc<ClientTunnel>, last: &Node) -> (TcpStream, tokio::task::JoinHandle<std::io::Result<()>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    socket2::SockRef::from(&listener)
+        .set_recv_buffer_size(32 * 1024)
+        .unwrap();
+    let to = listener.local_addr().unwrap();
+    let mut stream = tunnel.begin_stream("127.0.0.1", to.port(), None).await.unwrap();
+    let (target, _) = listener.accept().await.unwrap();
+    let upload = tokio::spawn(async move {
+        stream.write_all(&pattern(8_000_000)).await?;
+        stream.flush().await
+    });
+    let held = || last.handle.engine().counters().held.iter().sum::<u64>();
+    while held() < 450 {
+        assert!(!upload.is_finished(), "less than all buffers on the way");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    (target, upload)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_circuit_that_ends_takes_its_streams_along_even_if_their_targets_do_not_read() {
+    within(async {
+        let [guard, _, last] = three().await;
+        let tunnel = circuit(&[&guard, &last], OURS).await;
+        let (mut target, upload) = stalled(&tunnel, &last).await;
+        tunnel.terminate();
+        assert!(upload.await.unwrap().is_err());
+        // Nobody reads at either end: only a closed connection refuses more.
+        while target.write_all(&[0; 16 * 1024]).await.is_ok() {}
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_target_that_has_said_its_last_still_gets_what_the_client_had_sent() {
+    within(async {
+        let [guard, _, last] = three().await;
+        let tunnel = circuit(&[&guard, &last], OURS).await;
+        let (mut target, upload) = stalled(&tunnel, &last).await;
+        target.shutdown().await.unwrap();
+        assert!(upload.await.unwrap().is_err());
+        let mut got = Vec::new();
+        target.read_to_end(&mut got).await.unwrap();
+        assert!(pattern(got.len()) == got, "bytes changed on the way");
+        // All cells that went away from the client are DATA but for some: BEGIN and SENDMEs.
+        let cells = last.handle.engine().counters().cells;
+        let came = (cells[0][1] + cells[1][1]) as usize * DATA_MAX;
+        assert!(got.len() + 40 * DATA_MAX >= came, "{} of {came}", got.len());
     })
     .await;
 }

@@ -162,7 +162,7 @@ fn a_peer_stops_and_starts_padding_and_may_ask_for_less_but_not_for_more() {
     relay.create(link, 0x8000_0001, command::CREATE2);
     relay.negotiate(link, 0, 1, 0, 0);
     assert_eq!(relay.pass(link, 60 * SECOND), []);
-    for (asked, expected) in [((20_000, 20_000), 20_000), ((0, 0), 1_500), ((3_000, 10), 3_000)] {
+    for (asked, expected) in [((20_000, 20_000), 20_000), ((0, 1), 1_500), ((3_000, 10), 3_000)] {
         relay.negotiate(link, 0, 2, asked.0, asked.1);
         relay.pass(link, 30 * SECOND);
         let gaps = gaps(&relay.pass(link, 100 * SECOND));
@@ -171,6 +171,10 @@ fn a_peer_stops_and_starts_padding_and_may_ask_for_less_but_not_for_more() {
             "{asked:?}: {gaps:?}"
         );
     }
+    // Two zeros ask for the default.
+    relay.negotiate(link, 0, 2, 0, 0);
+    let default = gaps(&relay.pass(link, 600 * SECOND));
+    assert!(default.iter().any(|gap| *gap > 8_000), "{default:?}");
     // Neither of another version nor an unknown command means anything.
     relay.negotiate(link, 1, 1, 0, 0);
     relay.negotiate(link, 0, 7, 0, 0);
