@@ -12,7 +12,9 @@ use tor_netdoc::types::descriptor::RouterSigEd25519;
 use tor_netdoc::types::policy::{AddrPolicy, PortSummaryThresholds};
 use tor_netdoc::types::{B64, Iso8601TimeSp, RsaSha1Signature};
 
+use crate::extra_info::{self, ExtraInfo};
 use crate::keys::{Current, KeyError, Keys, OnionLifetime};
+use crate::traffic::History;
 
 /// The subprotocols of an Obol relay that is paid, in the form of a `proto` line. `Relay=6` is left out on purpose: in the
 /// cell format that it brings unknown relay commands cannot be parsed, and payment messages are such.
@@ -53,6 +55,8 @@ pub struct Description {
     pub ipv6_exit: bool,
     /// Its subprotocols: [`PROTOCOLS`] or [`UNPAID_PROTOCOLS`].
     pub protocols: &'static str,
+    /// What it has carried on whole days, for its extra-info document.
+    pub history: Option<History>,
 }
 
 /// A descriptor, and what is uploaded with it.
@@ -60,24 +64,14 @@ pub struct Description {
 pub struct Publication {
     /// The server descriptor.
     pub descriptor: String,
-    /// The extra-info document that it names, if it names one.
-    pub extra_info: Option<String>,
+    /// The extra-info document that it names.
+    pub extra_info: ExtraInfo,
 }
 
 impl Publication {
     /// What an authority is handed: one document after the other.
     pub fn body(&self) -> String {
-        [self.descriptor.as_str(), self.extra_info.as_deref().unwrap_or_default()].concat()
-    }
-}
-
-impl From<String> for Publication {
-    /// A descriptor alone.
-    fn from(descriptor: String) -> Publication {
-        Publication {
-            descriptor,
-            extra_info: None,
-        }
+        [self.descriptor.as_str(), self.extra_info.text.as_str()].concat()
     }
 }
 
@@ -99,20 +93,25 @@ pub enum DescriptorError {
     /// The encoder refused.
     #[error("the document cannot be encoded")]
     Encode(#[source] tor_bytes::EncodeError),
+    /// The relay is being shut down.
+    #[error("the relay is ending")]
+    Ending,
     /// Authorities would refuse it for its length.
-    #[error("the descriptor has {0} bytes; authorities accept {MAX_LENGTH}; shorten the exit policy or the contact")]
+    #[error("a document has {0} bytes; authorities accept {MAX_LENGTH}; shorten the exit policy or the contact")]
     TooLong(usize),
 }
 
-/// Makes and signs a descriptor, published at `now`. Its certificates hold as long as `onion` lets the onion key live.
+/// Makes and signs a descriptor and its extra-info document, published at `now`. The descriptor's certificates hold as long
+/// as `onion` lets the onion key live.
 pub fn build(
     keys: &Keys,
     onion: OnionLifetime,
     about: &Description,
     now: SystemTime,
-) -> Result<String, DescriptorError> {
+) -> Result<Publication, DescriptorError> {
     check(about)?;
     let current = keys.current();
+    let extra_info = extra_info::build(&about.nickname, &current, keys.rsa(), about.history.as_ref(), now)?;
     let mut doc = NetdocEncoder::new();
 
     doc.item("router")
@@ -132,6 +131,8 @@ pub fn build(
     doc.item("published").arg(&Iso8601TimeSp::from(now));
     doc.item("fingerprint")
         .args_raw_string(&spaced(&hex::encode_upper(keys.fingerprint())));
+    let (sha1, sha256) = extra_info.digests();
+    doc.item("extra-info-digest").arg(&sha1).arg(&sha256);
     doc.item("uptime").arg(&about.uptime.as_secs());
     doc.item("bandwidth")
         .arg(&about.bandwidth_rate.max(1))
@@ -143,9 +144,9 @@ pub fn build(
         .object_bytes("RSA PUBLIC KEY", keys.rsa().to_public_key().to_der());
     doc.item("onion-key-crosscert")
         .object_bytes("CROSSCERT", current.tap_crosscert()?);
-    let (certificate, sign) = current.ntor_crosscert(onion)?;
+    let (certificate, sign_bit) = current.ntor_crosscert(onion)?;
     doc.item("ntor-onion-key-crosscert")
-        .arg(&sign)
+        .arg(&sign_bit)
         .object_bytes("ED25519 CERT", certificate);
     if !about.contact.is_empty() {
         doc.item("contact").args_raw_string(&about.contact);
@@ -161,22 +162,22 @@ pub fn build(
     doc.item("hidden-service-dir");
     doc.item("tunnelled-dir-server");
 
-    sign_document(doc, &current, keys.rsa())
+    let descriptor = sign(doc, &current, keys.rsa())?;
+    if descriptor.len() > MAX_LENGTH {
+        return Err(DescriptorError::TooLong(descriptor.len()));
+    }
+    Ok(Publication { descriptor, extra_info })
 }
 
 /// Appends both signatures.
-fn sign_document(mut doc: NetdocEncoder, current: &Current, rsa: &rsa::KeyPair) -> Result<String, DescriptorError> {
+pub(crate) fn sign(mut doc: NetdocEncoder, current: &Current, rsa: &rsa::KeyPair) -> Result<String, DescriptorError> {
     let signature = RouterSigEd25519::new_sign_netdoc(current.signing(), &doc, "router-sig-ed25519").map_err(encode)?;
     doc.item("router-sig-ed25519")
         .arg(&B64(signature.0.to_bytes().to_vec()));
     let signature = RsaSha1Signature::new_sign_netdoc(rsa, &doc, "router-signature").map_err(encode)?;
     doc.item("router-signature")
         .object_bytes("SIGNATURE", signature.signature);
-    let text = doc.finish().map_err(encode)?;
-    if text.len() > MAX_LENGTH {
-        return Err(DescriptorError::TooLong(text.len()));
-    }
-    Ok(text)
+    doc.finish().map_err(encode)
 }
 
 /// Refuses what would make another document of it.
@@ -240,6 +241,7 @@ pub fn private_ranges<N: std::str::FromStr>() -> Vec<N> {
 #[cfg(test)]
 mod tests {
     use tor_checkable::TimeBound as _;
+    use tor_netdoc::doc::extra_info::ExtraInfoUnverified;
     use tor_netdoc::doc::routerdesc::RouterDescUnverified;
     use tor_netdoc::parse2::{ParseInput, parse_netdoc};
 
@@ -259,6 +261,7 @@ mod tests {
             policy: AddrPolicy::new(),
             ipv6_exit: false,
             protocols: PROTOCOLS,
+            history: None,
         }
     }
 
@@ -276,7 +279,9 @@ mod tests {
     fn tor_netdoc_parses_and_verifies_the_descriptor() {
         let (_dir, keys) = keys();
         let now = SystemTime::now();
-        let text = build(&keys, OnionLifetime::default(), &about(), now).unwrap();
+        let text = build(&keys, OnionLifetime::default(), &about(), now)
+            .unwrap()
+            .descriptor;
         let desc = parse(&text).verify().unwrap().if_valid_at(&now).unwrap();
         assert_eq!(desc.rsa_identity().to_bytes(), keys.fingerprint());
         assert_eq!(desc.ed_identity().as_bytes(), &keys.ed25519());
@@ -292,9 +297,44 @@ mod tests {
     }
 
     #[test]
+    fn tor_netdoc_verifies_the_extra_info_document_against_the_descriptor() {
+        let (_dir, keys) = keys();
+        let now = SystemTime::now();
+        let mut about = about();
+        about.history = Some(History {
+            end: SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000),
+            bytes: vec![0, 5000, 1 << 40],
+        });
+        let published = build(&keys, OnionLifetime::default(), &about, now).unwrap();
+        let desc = parse(&published.descriptor)
+            .verify()
+            .unwrap()
+            .if_valid_at(&now)
+            .unwrap();
+        let text = &published.extra_info.text;
+        let line = "(86400 s) 0,4096,1099511627776\n";
+        assert!(
+            text.contains(&format!("\nwrite-history 2026-09-21 14:13:20 {line}")),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!("\nread-history 2026-09-21 14:13:20 {line}")),
+            "{text}"
+        );
+        let verify = |text: &str| {
+            let parsed: ExtraInfoUnverified = parse_netdoc(&ParseInput::new(text, "<test>")).unwrap();
+            parsed.verify(&desc)
+        };
+        assert!(verify(text).is_ok());
+        assert!(verify(&text.replace("4096", "8192")).is_err());
+    }
+
+    #[test]
     fn a_changed_descriptor_is_no_longer_signed() {
         let (_dir, keys) = keys();
-        let text = build(&keys, OnionLifetime::default(), &about(), SystemTime::now()).unwrap();
+        let text = build(&keys, OnionLifetime::default(), &about(), SystemTime::now())
+            .unwrap()
+            .descriptor;
         let forged = text.replace("router obol1 ", "router obol2 ");
         assert!(parse(&forged).verify().is_err());
     }

@@ -5,6 +5,7 @@ pub mod config;
 pub mod defence;
 pub mod descriptor;
 pub mod directory;
+pub mod extra_info;
 pub mod handshake;
 pub mod keys;
 mod link;
@@ -14,5 +15,6 @@ pub mod relay;
 pub mod run;
 pub mod streams;
 pub mod tls;
+pub mod traffic;
 
 pub use run::{RunError, RunningRelay, run};

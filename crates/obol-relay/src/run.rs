@@ -3,35 +3,30 @@
 //! [`run`] is what `obol relay` does, and what a test network does for each of its relays, in one process or in many. What a
 //! running relay is and where it is found stands in `running.json` in its data directory, for as long as it runs.
 
+mod publishing;
+
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use obol_gateway::{Backend, BoxFuture, Control, ControlError, Gateway, GatewayError};
 use obol_onion::engine::{CELL_LEN, EngineConfig, UnpaidShare};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::config::{self, Config, ConfigError, Size, Unpaid};
-use crate::descriptor::{self, Description, Publication};
-use crate::directory::{Authority, ClientShare, DirCache, Directory, NetView, Occasion};
-use crate::keys::{KeyError, Keys, OnionLifetime, Rotate};
+use crate::config::{Config, ConfigError, Size, Unpaid};
+use crate::directory::{Authority, ClientShare, DirCache, Directory};
+use crate::keys::{KeyError, Keys};
 use crate::metrics::{Metric, Metrics};
 use crate::payments::{self, Payments};
 use crate::relay::{self, EngineHandle, Relay, RelayHandle, RelayParts, payment_channel};
 use crate::streams::ExitConfig;
+use publishing::Announcement;
 
 /// The file in the data directory that tells where a running relay is found.
 pub const RUNNING: &str = "running.json";
-
-/// What a relay without a configured rate says of its bandwidth before it has measured any, bytes per second: with
-/// nothing, nobody would select it.
-const FLOOR: u64 = 1 << 20;
-/// Over which time the carried bytes are averaged for the descriptor.
-const MEASURE: Duration = Duration::from_secs(10);
 
 /// Why a relay does not start.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +72,7 @@ pub struct RunningRelay {
     gateway: Option<Gateway>,
     directory: Arc<Directory>,
     keys: Arc<Keys>,
+    announcement: Option<Arc<Announcement>>,
     tasks: Vec<JoinHandle<()>>,
     running: PathBuf,
     /// `running.json` is ours.
@@ -128,6 +124,7 @@ pub async fn run(config: Config) -> Result<RunningRelay, RunError> {
         gateway: None,
         directory,
         keys,
+        announcement: None,
         tasks: Vec::new(),
         running: config.path(Path::new(RUNNING)),
         announced: false,
@@ -176,25 +173,20 @@ async fn finish(running: &mut RunningRelay, config: Config, events: relay::Payme
         };
         running.gateway = Some(Gateway::start(options, backend(Arc::new(about))).await?);
     }
-    let measured = Arc::new(Measured::default());
-    running.tasks.push(tokio::spawn(measure(engine, Arc::clone(&measured))));
+    let announcement = Announcement::new(&config, running.addresses(), &running.keys, &running.directory)?;
+    running.announcement = Some(Arc::clone(&announcement));
+    running
+        .tasks
+        .push(tokio::spawn(Arc::clone(&announcement).measure(engine)));
     if let Some(payments) = running.payments.clone() {
-        running.tasks.push(tokio::spawn(retract(
-            payments,
-            Arc::clone(&running.directory),
-            Arc::clone(&measured),
-        )));
+        running
+            .tasks
+            .push(tokio::spawn(Arc::clone(&announcement).retract(payments)));
     }
     if config.directory.publish {
-        let publisher = publish(
-            Arc::clone(&running.directory),
-            Arc::clone(&running.keys),
-            description(&config, running.addresses())?,
-            measured,
-        );
-        running.tasks.push(tokio::spawn(publisher));
+        running.tasks.push(tokio::spawn(Arc::clone(&announcement).publish()));
     }
-    running.tasks.push(tokio::spawn(renew(
+    running.tasks.push(tokio::spawn(publishing::renew(
         Arc::clone(&running.keys),
         Arc::clone(&running.directory),
     )));
@@ -254,6 +246,9 @@ impl RunningRelay {
         if let Some(payments) = self.payments.take() {
             payments.stop().await;
         }
+        if let Some(announcement) = self.announcement.take() {
+            announcement.save().await;
+        }
         // One that did not start must not hide another that runs on the same files.
         if self.announced
             && let Err(error) = std::fs::remove_file(&self.running)
@@ -312,153 +307,6 @@ fn engine_config(config: &Config) -> EngineConfig {
         cell_memory: usize::try_from(config.memory.cells.bytes()).unwrap_or(usize::MAX),
         allow_private_addresses: config.or.allow_private_addresses,
         ..EngineConfig::default()
-    }
-}
-
-/// What the descriptor says, apart from what is measured.
-fn description(config: &Config, listening: &[SocketAddr]) -> Result<Description, ConfigError> {
-    let address = config.or.advertise.or_else(|| listening.first().copied());
-    let Some(SocketAddr::V4(address)) = address else {
-        return Err(config::not_ipv4());
-    };
-    let rate = config.bandwidth.rate.map_or(u64::MAX / 4, Size::bytes);
-    Ok(Description {
-        nickname: config.nickname.clone(),
-        platform: format!("Obol {} on {}", env!("CARGO_PKG_VERSION"), std::env::consts::OS),
-        contact: config.contact.clone(),
-        address: SocketAddrV4::new(*address.ip(), address.port()),
-        ipv6: None,
-        // Authorities read these as signed 32-bit numbers.
-        bandwidth_rate: rate.min(i32::MAX.unsigned_abs().into()),
-        bandwidth_burst: rate.min(i32::MAX.unsigned_abs().into()),
-        bandwidth_observed: 0,
-        uptime: Duration::ZERO,
-        policy: config.exit_policy()?,
-        ipv6_exit: false,
-        protocols: match config.payments {
-            Some(_) => descriptor::PROTOCOLS,
-            None => descriptor::UNPAID_PROTOCOLS,
-        },
-    })
-}
-
-/// What a descriptor says that only the running relay knows.
-#[derive(Debug, Default)]
-struct Measured {
-    /// The highest average of carried bytes a second, one direction.
-    carried: AtomicU64,
-    /// Payments have stopped.
-    unpaid: AtomicBool,
-}
-
-impl Measured {
-    /// The description with what only the running relay knows.
-    fn complete(&self, about: &Description, uptime: Duration) -> Description {
-        let mut about = about.clone();
-        if self.unpaid.load(Ordering::Relaxed) {
-            about.protocols = descriptor::UNPAID_PROTOCOLS;
-        }
-        // A configured rate is a promise; without one only what was seen counts.
-        about.bandwidth_observed = if about.bandwidth_rate == u64::from(i32::MAX.unsigned_abs()) {
-            self.carried.load(Ordering::Relaxed).clamp(FLOOR, about.bandwidth_rate)
-        } else {
-            about.bandwidth_rate
-        };
-        about.uptime = uptime;
-        about
-    }
-}
-
-/// Uploads the descriptor, and goes on to whenever it is due.
-async fn publish(directory: Arc<Directory>, keys: Arc<Keys>, about: Description, measured: Arc<Measured>) {
-    let started = Instant::now();
-    let net = directory.view();
-    let make = move |occasion: Occasion| {
-        let onion = onion_lifetime(&net);
-        if occasion.distinct {
-            let tap = Rotate {
-                tap: true,
-                ..Rotate::default()
-            };
-            keys.rotate(SystemTime::now(), onion, tap)?;
-        }
-        let about = measured.complete(&about, started.elapsed());
-        descriptor::build(&keys, onion, &about, occasion.now).map(Publication::from)
-    };
-    if let Err(error) = directory.publish_with(Arc::new(make)).await {
-        tracing::warn!(%error, "the descriptor was not accepted yet; it is uploaded again");
-    }
-}
-
-/// Once payments have failed: the descriptor no longer promises any.
-async fn retract(payments: Payments, directory: Arc<Directory>, measured: Arc<Measured>) {
-    // Said where it happened.
-    let _ = payments.failed().await;
-    measured.unpaid.store(true, Ordering::Relaxed);
-    if let Err(error) = directory.publish().await {
-        tracing::debug!(%error, "the descriptor without payments was not accepted yet; it is uploaded again");
-    }
-}
-
-/// Keeps the highest average of carried bytes.
-async fn measure(engine: EngineHandle, measured: Arc<Measured>) {
-    let mut before = carried(&engine);
-    loop {
-        tokio::time::sleep(MEASURE).await;
-        let now = carried(&engine);
-        // Both directions are one way through the relay each: what a descriptor counts is half of it.
-        let average = now.saturating_sub(before) / MEASURE.as_secs() / 2;
-        measured.carried.fetch_max(average, Ordering::Relaxed);
-        before = now;
-    }
-}
-
-fn carried(engine: &EngineHandle) -> u64 {
-    engine
-        .counters()
-        .cells
-        .iter()
-        .flatten()
-        .sum::<u64>()
-        .saturating_mul(CELL_LEN as u64)
-}
-
-/// How long onion keys live, as the consensus has it.
-fn onion_lifetime(net: &NetView) -> OnionLifetime {
-    let days = |name: &str, default: u32| net.param(name).map_or(default, |days| days.clamp(1, 90).unsigned_abs());
-    OnionLifetime::from_days(
-        days("onion-key-rotation-days", 28),
-        days("onion-key-grace-period-days", 7),
-    )
-}
-
-/// Renews keys and certificates when they are due, and publishes what changed.
-async fn renew(keys: Arc<Keys>, directory: Arc<Directory>) {
-    let net = directory.view();
-    loop {
-        let onion = onion_lifetime(&net);
-        let wait = keys
-            .next_renewal(onion)
-            .duration_since(SystemTime::now())
-            .unwrap_or_default();
-        if !wait.is_zero() {
-            // A clock that jumps must not make a renewal wait for its old idea of when.
-            tokio::time::sleep(wait.min(Duration::from_secs(3600))).await;
-            continue;
-        }
-        let owned = Arc::clone(&keys);
-        match tokio::task::spawn_blocking(move || owned.renew(SystemTime::now(), onion)).await {
-            Ok(Ok(renewed)) if renewed.descriptor => {
-                if let Err(error) = directory.publish().await {
-                    tracing::warn!(%error, "the descriptor with renewed keys was not accepted yet");
-                }
-            }
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::error!(%error, "keys cannot be renewed"),
-            Err(_) => return,
-        }
-        // What could not be renewed is tried again, not over and over.
-        tokio::time::sleep(Duration::from_secs(60)).await;
     }
 }
 
@@ -581,7 +429,7 @@ impl About {
     /// | `rotate-keys` | `{"signing": bool, "onion": bool, "links": bool}`, or nothing for all three | renews these keys now, and publishes |
     async fn control(&self, name: &str, body: &Value) -> Result<Value, ControlError> {
         if name == "rotate-keys" {
-            return self.rotate_keys(body).await;
+            return publishing::rotate_keys(&self.keys, &self.directory, body).await;
         }
         let payments = self
             .payments
@@ -623,83 +471,6 @@ impl About {
     }
 }
 
-impl About {
-    /// Renews keys before their time. Links and circuits that are open stay open; new ones are made with the new keys as
-    /// soon as their makers know them, and with the onion key before for its grace period.
-    async fn rotate_keys(&self, body: &Value) -> Result<Value, ControlError> {
-        let asked = |name: &str| match (&body[name], body.is_null()) {
-            (Value::Bool(yes), _) => Ok(*yes),
-            (Value::Null, all) => Ok(all),
-            _ => Err(BAD_ROTATION),
-        };
-        let known = |name: &String| ["signing", "onion", "links"].contains(&name.as_str());
-        if !body.is_null() && !body.as_object().is_some_and(|body| body.keys().all(known)) {
-            return Err(BAD_ROTATION);
-        }
-        let early = Rotate {
-            signing: asked("signing")?,
-            onion: asked("onion")?,
-            links: asked("links")?,
-            tap: false,
-        };
-        let (keys, onion) = (Arc::clone(&self.keys), onion_lifetime(&self.directory.view()));
-        let rotated = tokio::task::spawn_blocking(move || keys.rotate(SystemTime::now(), onion, early)).await;
-        let renewed = match rotated {
-            Ok(Ok(renewed)) => renewed,
-            Ok(Err(error)) => {
-                tracing::error!(%error, "keys cannot be renewed");
-                return Err(ControlError::NotNow("keys cannot be renewed: the log says why"));
-            }
-            Err(_) => return Err(ControlError::NotNow("the relay is ending")),
-        };
-        let published = match renewed.descriptor {
-            true => self.directory.publish().await.map_err(|error| error.to_string()),
-            false => Ok(()),
-        };
-        Ok(json!({
-            "signing_key": hex::encode(self.keys.current().signing().verifying_key().to_bytes()),
-            "ntor_onion_key": hex::encode(self.keys.current().ntor_public()),
-            "published": renewed.descriptor && published.is_ok(),
-            "error": published.err(),
-        }))
-    }
-}
-
-const BAD_ROTATION: ControlError =
-    ControlError::Body("`signing`, `onion` and `links` are true or false; without a body all three are renewed");
 const BAD_RATE: ControlError = ControlError::Body("`bytes_per_second` is a number of at least 16384, or null");
 const BAD_UNPAID: ControlError =
     ControlError::Body("`mode` is \"leftover\", or \"capped\" with a `cap` of at least 16384");
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_relay_whose_payments_have_stopped_advertises_none() {
-        let config = include_str!("../../../node.toml").replace("#advertise", "advertise");
-        let config = Config::parse(&config, Path::new("node.toml")).unwrap();
-        let about = description(&config, &[]).unwrap();
-        let measured = Measured::default();
-        let has_obol = |about: &Description| about.protocols.contains("Obol=1");
-        assert!(has_obol(&measured.complete(&about, Duration::ZERO)));
-        measured.unpaid.store(true, Ordering::Relaxed);
-        assert!(!has_obol(&measured.complete(&about, Duration::ZERO)));
-    }
-
-    #[test]
-    fn a_configured_rate_is_advertised_and_otherwise_what_was_measured() {
-        let config = include_str!("../../../node.toml").replace("#advertise", "advertise");
-        let rated = config.replace("#rate = ", "rate = ");
-        let measured = Measured::default();
-        let observed = |text: &str| {
-            let config = Config::parse(text, Path::new("node.toml")).unwrap();
-            let about = description(&config, &[]).unwrap();
-            measured.complete(&about, Duration::ZERO).bandwidth_observed
-        };
-        assert_eq!(observed(&rated), 8 << 20);
-        assert_eq!(observed(&config), FLOOR);
-        measured.carried.store(9 << 20, Ordering::Relaxed);
-        assert_eq!((observed(&rated), observed(&config)), (8 << 20, 9 << 20));
-    }
-}

@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use network::{Network, Node, PATIENCE, REQUEST, description, fetch, keys, origin, policy};
-use obol_relay::descriptor::{self, Publication};
+use obol_relay::descriptor;
 use obol_relay::directory::{Directory, Occasion, Upload, http, upload};
 use obol_relay::keys::{OnionLifetime, Rotate};
+use obol_relay::traffic::History;
 use obol_testnet::authority::Role;
 use obol_testnet::ctor::{AuthorityFiles, CTor, Torrc, Voting, available, free_port};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -25,6 +26,21 @@ fn authority(files: &tempfile::TempDir) -> (AuthorityFiles, CTor) {
         .set("ConsensusParams", "cc_alg=0");
     let tor = CTor::start(&authority.directory, &torrc).unwrap();
     (authority, tor)
+}
+
+/// What an authority has under a path.
+async fn get(authority: &AuthorityFiles, path: &str) -> String {
+    let mut stream = TcpStream::connect(authority.entry().address).await.unwrap();
+    let limits = http::Limits {
+        head: 10_000,
+        body: 100_000,
+        patience: PATIENCE,
+    };
+    let request = http::Request::get(path);
+    let answer = http::exchange(&mut stream, "127.0.0.1", &request, &limits)
+        .await
+        .unwrap();
+    String::from_utf8(answer.concat()).unwrap()
 }
 
 /// Fetches a page from `server` through a SOCKS5 proxy at `port`.
@@ -110,8 +126,13 @@ async fn a_c_tor_authority_accepts_our_descriptor_and_knows_a_second_upload_agai
     let (authority, mut tor) = authority(&files);
     tor.says(&["Opened Directory listener"], PATIENCE).await.unwrap();
     let (keys, _files) = keys().await;
-    let about = description("obolrelay", "127.0.0.1:5999".parse().unwrap(), policy(true));
-    let text = descriptor::build(&keys, OnionLifetime::default(), &about, SystemTime::now()).unwrap();
+    let mut about = description("obolrelay", "127.0.0.1:5999".parse().unwrap(), policy(true));
+    about.history = Some(History {
+        end: SystemTime::now() - Duration::from_secs(7200),
+        bytes: vec![1 << 30, 3 << 30],
+    });
+    let published = descriptor::build(&keys, OnionLifetime::default(), &about, SystemTime::now()).unwrap();
+    let text = published.body();
     assert_eq!(
         upload(&authority.entry(), &text).await.unwrap(),
         Upload::Accepted,
@@ -119,6 +140,13 @@ async fn a_c_tor_authority_accepts_our_descriptor_and_knows_a_second_upload_agai
         tor.log()
     );
     assert_eq!(upload(&authority.entry(), &text).await.unwrap(), Upload::NotNew);
+    // It took the statistics as well.
+    let held = get(
+        &authority,
+        &format!("/tor/extra/fp/{}", hex::encode_upper(keys.fingerprint())),
+    )
+    .await;
+    assert_eq!(held, published.extra_info.text);
 }
 
 #[tokio::test]
@@ -146,7 +174,7 @@ async fn a_change_that_a_c_tor_authority_finds_cosmetic_reaches_it_all_the_same(
             };
             keys.rotate(occasion.now, onion, tap)?;
         }
-        descriptor::build(&keys, onion, &about, occasion.now).map(Publication::from)
+        descriptor::build(&keys, onion, &about, occasion.now)
     };
     let directory = Directory::start(vec![authority.entry()]);
     directory.publish_with(Arc::new(make)).await.unwrap();
@@ -154,17 +182,7 @@ async fn a_change_that_a_c_tor_authority_finds_cosmetic_reaches_it_all_the_same(
     directory.publish().await.unwrap();
     assert!(directory.standings().borrow()[0].has_it, "{}", tor.log());
 
-    let mut stream = TcpStream::connect(authority.entry().address).await.unwrap();
-    let request = http::Request::get(format!("/tor/server/fp/{}", hex::encode_upper(relay)));
-    let limits = http::Limits {
-        head: 10_000,
-        body: 100_000,
-        patience: PATIENCE,
-    };
-    let held = http::exchange(&mut stream, "127.0.0.1", &request, &limits)
-        .await
-        .unwrap();
-    let held = String::from_utf8(held.concat()).unwrap();
+    let held = get(&authority, &format!("/tor/server/fp/{}", hex::encode_upper(relay))).await;
     assert!(
         held.contains(descriptor::UNPAID_PROTOCOLS) && !held.contains("Obol=1"),
         "{held}"

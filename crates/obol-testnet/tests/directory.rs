@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use network::{Network, description, keys, policy};
-use obol_relay::descriptor::{self, Publication};
+use obol_relay::descriptor;
 use obol_relay::directory::answer::answer;
 use obol_relay::directory::http::{Request, format_date};
 use obol_relay::directory::{self, Directory, Disbelief, FetchError, Occasion, Upload, upload};
@@ -36,7 +36,9 @@ async fn new_descriptor(nickname: &str, exit: bool) -> String {
     // Nobody listens there.
     let address = SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
     let about = description(nickname, address, policy(exit));
-    descriptor::build(&keys, OnionLifetime::default(), &about, SystemTime::now()).unwrap()
+    descriptor::build(&keys, OnionLifetime::default(), &about, SystemTime::now())
+        .unwrap()
+        .descriptor
 }
 
 /// The flags of each relay, by nickname, in the newest consensus.
@@ -205,9 +207,7 @@ async fn publisher(authorities: Vec<directory::Authority>) -> (Directory, tempfi
     let (keys, files) = keys().await;
     let address = SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
     let about = description("a", address, policy(false));
-    let make = move |occasion: Occasion| {
-        descriptor::build(&keys, OnionLifetime::default(), &about, occasion.now).map(Publication::from)
-    };
+    let make = move |occasion: Occasion| descriptor::build(&keys, OnionLifetime::default(), &about, occasion.now);
     let directory = Directory::start(authorities);
     directory.publish_with(Arc::new(make)).await.unwrap();
     (directory, files)

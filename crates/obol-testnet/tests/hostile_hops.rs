@@ -19,7 +19,7 @@ use obol_cell::{
 use obol_client::config::{Amount, AssetName, Ledger, Payments, Span};
 use obol_client::{Client, ClientConfig, ClientHandle, Event, Pay, Refusal, RetireReason};
 use obol_onion::engine::{EngineConfig, PaymentEvent};
-use obol_relay::descriptor::{self, Publication};
+use obol_relay::descriptor;
 use obol_relay::directory::{Directory, Occasion};
 use obol_relay::keys::OnionLifetime;
 use obol_relay::relay::{Relay, RelayHandle, RelayParts, payment_channel};
@@ -77,9 +77,7 @@ impl Actor {
             }
         });
         let about = description(nickname, handle.addresses()[0], policy(exit));
-        let make = move |occasion: Occasion| {
-            descriptor::build(&keys, OnionLifetime::default(), &about, occasion.now).map(Publication::from)
-        };
+        let make = move |occasion: Occasion| descriptor::build(&keys, OnionLifetime::default(), &about, occasion.now);
         directory.publish_with(Arc::new(make)).await.unwrap();
         Actor {
             handle,

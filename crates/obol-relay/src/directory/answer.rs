@@ -6,6 +6,7 @@
 //! | `/tor/micro/d/D-D-...` | microdescriptors by unpadded base64 of their SHA-256 |
 //! | `/tor/keys/{all,authority,fp/F+F,sk/S+S,fp-sk/F-S+F-S}` | authority certificates |
 //! | `/tor/server/{all,authority,fp/F+F,d/D+D}` | server descriptors |
+//! | `/tor/extra/{all,authority,fp/F+F,d/D+D}` | our own extra-info document |
 //! | `/tor/robots.txt` | nothing for robots |
 //!
 //! `.z` after any of them means deflate. What is missing is left out; 404 only if nothing is found (*dir-spec*,
@@ -19,7 +20,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use bytes::Bytes;
 use tor_netdoc::doc::netstatus::ConsensusFlavor;
 
-use super::documents::{Consensus, Documents};
+use super::documents::{Consensus, Documents, Extra, RsaId};
 use super::http::{Encoding, Method, Request, Response, format_date, parse_date};
 
 /// How long after its end a consensus is still served: clients with late clocks make do with it.
@@ -78,6 +79,9 @@ fn find(documents: &Documents, path: &str) -> Option<Vec<Bytes>> {
     if let Some(which) = path.strip_prefix("/tor/keys/") {
         return certificates(documents, which);
     }
+    if let Some(which) = path.strip_prefix("/tor/extra/") {
+        return extra_infos(documents, which);
+    }
     if let Some(which) = path.strip_prefix("/tor/server/") {
         return servers(documents, which);
     }
@@ -116,6 +120,24 @@ fn certificates(documents: &Documents, which: &str) -> Option<Vec<Bytes>> {
         return pick(&|_, key| keys.contains(key));
     }
     None
+}
+
+/// Extra-info documents: we keep our own.
+fn extra_infos(documents: &Documents, which: &str) -> Option<Vec<Bytes>> {
+    let own = documents
+        .own
+        .and_then(|own| Some((own, documents.servers.get(&own)?.extra_info.as_ref()?)));
+    let named = |list: &str, name: &dyn Fn(RsaId, &Extra) -> RsaId| {
+        let wanted: Vec<_> = list.split('+').take(MOST_ITEMS).filter_map(hex_id).collect();
+        own.filter(|(id, extra)| wanted.contains(&name(*id, extra)))
+    };
+    let found = match which.split_once('/') {
+        None if which == "all" || which == "authority" => own,
+        Some(("fp", list)) => named(list, &|id, _| id),
+        Some(("d", list)) => named(list, &|_, extra| extra.digest),
+        _ => return None,
+    };
+    Some(found.into_iter().map(|(_, extra)| extra.text.clone()).collect())
 }
 
 /// Server descriptors.
@@ -280,6 +302,33 @@ mod tests {
             &documents.servers[&[2; 20]].text[..]
         );
         assert_eq!(ask(&documents, "/tor/server/fp/zz").status, 404);
+    }
+
+    #[test]
+    fn our_own_extra_info_document_is_found_by_all_its_names() {
+        let (mut documents, _) = documents();
+        assert_eq!(ask(&documents, "/tor/extra/authority").status, 404);
+        let text = Bytes::from_static(b"extra-info b\nrouter-signature\nsig\n");
+        documents.servers.get_mut(&[2; 20]).unwrap().extra_info = Some(Extra {
+            digest: [9; 20],
+            text: text.clone(),
+        });
+        let (fingerprint, digest) = ("02".repeat(20), "09".repeat(20));
+        for name in [
+            "all",
+            "authority",
+            &format!("fp/{fingerprint}"),
+            &format!("d/00+{digest}"),
+        ] {
+            assert_eq!(
+                ask(&documents, &format!("/tor/extra/{name}")).concat(),
+                &text[..],
+                "{name}"
+            );
+        }
+        for name in ["fp/00", &format!("fp/{digest}"), &format!("d/{fingerprint}"), "", "x"] {
+            assert_eq!(ask(&documents, &format!("/tor/extra/{name}")).status, 404, "{name}");
+        }
     }
 
     #[test]

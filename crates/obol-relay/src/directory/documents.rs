@@ -11,6 +11,7 @@ use tor_netdoc::doc::authcert::AuthCert;
 use tor_netdoc::doc::netstatus::{ConsensusFlavor, MdConsensus, PlainConsensus};
 
 use super::http::Encoding;
+use crate::extra_info::ExtraInfo;
 
 /// SHA-1 of an RSA identity key.
 pub type RsaId = [u8; 20];
@@ -139,6 +140,26 @@ pub struct Server {
     pub digest: [u8; 20],
     /// The text.
     pub text: Bytes,
+    /// The extra-info document that it names. We have our own only.
+    pub extra_info: Option<Extra>,
+}
+
+/// An extra-info document.
+#[derive(Debug, Clone)]
+pub struct Extra {
+    /// SHA-1 of its signed part.
+    pub digest: [u8; 20],
+    /// The text.
+    pub text: Bytes,
+}
+
+impl From<ExtraInfo> for Extra {
+    fn from(document: ExtraInfo) -> Extra {
+        Extra {
+            digest: document.sha1,
+            text: Bytes::from(document.text),
+        }
+    }
 }
 
 impl Server {
@@ -147,11 +168,12 @@ impl Server {
         Server {
             digest: descriptor_digest(&text),
             text,
+            extra_info: None,
         }
     }
 }
 
-/// SHA-1 of a server descriptor's signed part, `router ` up to and with `router-signature` and its line feed.
+/// SHA-1 of the signed part of a server descriptor or extra-info document, from its start up to and with `router-signature` and its line feed.
 pub fn descriptor_digest(text: &[u8]) -> [u8; 20] {
     const LAST: &[u8] = b"\nrouter-signature\n";
     let end = text

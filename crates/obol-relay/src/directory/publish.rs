@@ -238,7 +238,10 @@ impl Publisher {
         self.due = Some(Instant::now() + REPUBLISH);
         self.published = Some(now);
         let body = publication.body();
-        let server = Server::new(Bytes::from(publication.descriptor));
+        let server = Server {
+            extra_info: Some(publication.extra_info.into()),
+            ..Server::new(Bytes::from(publication.descriptor))
+        };
         let Some(relay) = fetch::fingerprint(&server.text) else {
             return self.answer(&Err(PublishError::Nothing));
         };

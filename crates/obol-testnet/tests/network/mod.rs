@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use arti_client::TorClient;
 use arti_client::config::TorClientConfigBuilder;
 use obol_onion::engine::EngineConfig;
-use obol_relay::descriptor::{self, Description, Publication};
+use obol_relay::descriptor::{self, Description};
 use obol_relay::directory::{self, Directory, Occasion};
 use obol_relay::keys::{Keys, OnionLifetime};
 use obol_relay::relay::{Relay, RelayHandle, RelayParts};
@@ -55,6 +55,7 @@ pub fn description(nickname: &str, address: SocketAddr, policy: AddrPolicy) -> D
         policy,
         ipv6_exit: false,
         protocols: descriptor::PROTOCOLS,
+        history: None,
     }
 }
 
@@ -110,9 +111,7 @@ impl Node {
         .unwrap();
         let about = description(nickname, handle.addresses()[0], policy(exit));
         let owned = Arc::clone(&keys);
-        let make = move |occasion: Occasion| {
-            descriptor::build(&owned, OnionLifetime::default(), &about, occasion.now).map(Publication::from)
-        };
+        let make = move |occasion: Occasion| descriptor::build(&owned, OnionLifetime::default(), &about, occasion.now);
         directory.publish_with(Arc::new(make)).await.unwrap();
         Node {
             handle,

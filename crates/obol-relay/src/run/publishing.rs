@@ -1,0 +1,366 @@
+//! What a running relay says about itself, and when: its description, what it measured, and renewed keys.
+
+use std::net::{SocketAddr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use obol_gateway::ControlError;
+use obol_onion::engine::CELL_LEN;
+use serde_json::{Value, json};
+
+use crate::config::{self, Config, ConfigError, Size};
+use crate::descriptor::{self, Description, DescriptorError, Publication};
+use crate::directory::{Directory, NetView, Occasion};
+use crate::keys::{Keys, OnionLifetime, Rotate};
+use crate::payments::Payments;
+use crate::relay::EngineHandle;
+use crate::traffic::Traffic;
+
+/// The file in the data directory that keeps what the relay has carried.
+const TRAFFIC: &str = "traffic.toml";
+/// What a relay without a configured rate says of its bandwidth before it has measured any, bytes per second: with
+/// nothing, nobody would select it.
+const FLOOR: u64 = 1 << 20;
+/// Over which time the carried bytes are averaged for the descriptor.
+const MEASURE: Duration = Duration::from_secs(10);
+/// After how many of those the file is written.
+const SAVE: u32 = 60;
+/// The highest rate that a descriptor names: authorities read it as a signed number of 32 bits.
+const HIGHEST: u64 = i32::MAX.unsigned_abs() as u64;
+/// A relay that has been up for longer publishes a changed bandwidth when it publishes anyway, as in C Tor.
+const YOUNG: Duration = Duration::from_secs(24 * 3600);
+/// And a young one does so no more often than this.
+const BETWEEN: Duration = Duration::from_secs(3 * 3600);
+
+/// What a relay's descriptor says, kept up to date.
+#[derive(Debug)]
+pub(super) struct Announcement {
+    keys: Arc<Keys>,
+    directory: Arc<Directory>,
+    started: Instant,
+    /// What was configured.
+    about: Description,
+    /// What was carried.
+    traffic: Mutex<Traffic>,
+    /// The file of that.
+    path: PathBuf,
+    /// The observed bandwidth that was published last; 0 before that.
+    published: AtomicU64,
+    /// Payments have stopped.
+    unpaid: AtomicBool,
+}
+
+impl Announcement {
+    /// What this configuration says, for a relay that listens there.
+    pub(super) fn new(
+        config: &Config,
+        listening: &[SocketAddr],
+        keys: &Arc<Keys>,
+        directory: &Arc<Directory>,
+    ) -> Result<Arc<Announcement>, ConfigError> {
+        let path = config.path(Path::new(TRAFFIC));
+        let now = SystemTime::now();
+        let traffic = Traffic::load(&path).unwrap_or_else(|error| {
+            tracing::warn!(%error, "{} is of no use; it begins anew", path.display());
+            None
+        });
+        Ok(Arc::new(Announcement {
+            keys: Arc::clone(keys),
+            directory: Arc::clone(directory),
+            started: Instant::now(),
+            about: description(config, listening)?,
+            traffic: Mutex::new(traffic.unwrap_or_else(|| Traffic::new(now))),
+            path,
+            published: AtomicU64::new(0),
+            unpaid: AtomicBool::new(false),
+        }))
+    }
+
+    fn traffic(&self) -> MutexGuard<'_, Traffic> {
+        // Whole after every statement.
+        self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The description with what only the running relay knows.
+    fn complete(&self) -> Description {
+        let mut about = self.about.clone();
+        if self.unpaid.load(Ordering::Relaxed) {
+            about.protocols = descriptor::UNPAID_PROTOCOLS;
+        }
+        let traffic = self.traffic();
+        // A configured rate is a promise; without one only what was seen counts.
+        about.bandwidth_observed = if about.bandwidth_rate == HIGHEST {
+            traffic.observed().clamp(FLOOR, HIGHEST)
+        } else {
+            about.bandwidth_rate
+        };
+        about.history = traffic.history();
+        about.uptime = self.started.elapsed();
+        about
+    }
+
+    fn make(&self, occasion: Occasion) -> Result<Publication, DescriptorError> {
+        let onion = onion_lifetime(&self.directory.view());
+        if occasion.distinct {
+            let tap = Rotate {
+                tap: true,
+                ..Rotate::default()
+            };
+            self.keys.rotate(SystemTime::now(), onion, tap)?;
+        }
+        let about = self.complete();
+        self.published.store(about.bandwidth_observed, Ordering::Relaxed);
+        descriptor::build(&self.keys, onion, &about, occasion.now)
+    }
+
+    /// Uploads the descriptor, and goes on to whenever it is due.
+    pub(super) async fn publish(self: Arc<Self>) {
+        let this = Arc::downgrade(&self);
+        let directory = Arc::clone(&self.directory);
+        // The directory keeps the maker: the maker must not keep the directory.
+        let make = move |occasion| match this.upgrade() {
+            Some(this) => this.make(occasion),
+            None => Err(DescriptorError::Ending),
+        };
+        if let Err(error) = directory.publish_with(Arc::new(make)).await {
+            tracing::warn!(%error, "the descriptor was not accepted yet; it is uploaded again");
+        }
+    }
+
+    /// Once payments have failed: the descriptor no longer promises any.
+    pub(super) async fn retract(self: Arc<Self>, payments: Payments) {
+        // Said where it happened.
+        let _ = payments.failed().await;
+        self.unpaid.store(true, Ordering::Relaxed);
+        if let Err(error) = self.directory.publish().await {
+            tracing::debug!(%error, "the descriptor without payments was not accepted yet; it is uploaded again");
+        }
+    }
+
+    /// Counts what is carried, keeps it, and publishes a bandwidth that is another one by far.
+    pub(super) async fn measure(self: Arc<Self>, engine: EngineHandle) {
+        let mut before = (carried(&engine), Instant::now());
+        let mut announced: Option<Instant> = None;
+        for round in 1_u32.. {
+            tokio::time::sleep(MEASURE).await;
+            let now = (carried(&engine), Instant::now());
+            let observed = {
+                let mut traffic = self.traffic();
+                traffic.record(now.0.saturating_sub(before.0), now.1 - before.1, SystemTime::now());
+                traffic.observed()
+            };
+            before = now;
+            if round.is_multiple_of(SAVE) {
+                self.save().await;
+            }
+            let early = self.started.elapsed() < YOUNG && announced.is_none_or(|at| at.elapsed() > BETWEEN);
+            if early
+                && self.about.bandwidth_rate == HIGHEST
+                && is_other(self.published.load(Ordering::Relaxed), observed)
+            {
+                announced = Some(Instant::now());
+                tracing::debug!(observed, "the bandwidth has changed: publishing");
+                if let Err(error) = self.directory.publish().await {
+                    tracing::debug!(%error, "the descriptor with a new bandwidth was not accepted yet");
+                }
+            }
+        }
+    }
+
+    /// Writes down what was carried.
+    pub(super) async fn save(&self) {
+        let (traffic, path) = (self.traffic().clone(), self.path.clone());
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || traffic.save(&path)).await {
+            tracing::warn!(%error, "{} cannot be written", self.path.display());
+        }
+    }
+}
+
+/// Whether an observed bandwidth is twice or half the published one; 0: nothing was published.
+fn is_other(published: u64, observed: u64) -> bool {
+    let observed = observed.clamp(FLOOR, HIGHEST);
+    published != 0 && (observed / 2 > published || observed < published / 2)
+}
+
+/// What the descriptor says, apart from what is measured.
+fn description(config: &Config, listening: &[SocketAddr]) -> Result<Description, ConfigError> {
+    let address = config.or.advertise.or_else(|| listening.first().copied());
+    let Some(SocketAddr::V4(address)) = address else {
+        return Err(config::not_ipv4());
+    };
+    let rate = config.bandwidth.rate.map_or(HIGHEST, Size::bytes).min(HIGHEST);
+    Ok(Description {
+        nickname: config.nickname.clone(),
+        platform: format!("Obol {} on {}", env!("CARGO_PKG_VERSION"), std::env::consts::OS),
+        contact: config.contact.clone(),
+        address: SocketAddrV4::new(*address.ip(), address.port()),
+        ipv6: None,
+        bandwidth_rate: rate,
+        bandwidth_burst: rate,
+        bandwidth_observed: 0,
+        uptime: Duration::ZERO,
+        policy: config.exit_policy()?,
+        ipv6_exit: false,
+        protocols: match config.payments {
+            Some(_) => descriptor::PROTOCOLS,
+            None => descriptor::UNPAID_PROTOCOLS,
+        },
+        history: None,
+    })
+}
+
+/// Bytes of cells carried so far, both directions: C Tor counts what it reads, from either side, and what it writes.
+fn carried(engine: &EngineHandle) -> u64 {
+    engine
+        .counters()
+        .cells
+        .iter()
+        .flatten()
+        .sum::<u64>()
+        .saturating_mul(CELL_LEN as u64)
+}
+
+/// How long onion keys live, as the consensus has it.
+fn onion_lifetime(net: &NetView) -> OnionLifetime {
+    let days = |name: &str, default: u32| net.param(name).map_or(default, |days| days.clamp(1, 90).unsigned_abs());
+    OnionLifetime::from_days(
+        days("onion-key-rotation-days", 28),
+        days("onion-key-grace-period-days", 7),
+    )
+}
+
+/// Renews keys and certificates when they are due, and publishes what changed.
+pub(super) async fn renew(keys: Arc<Keys>, directory: Arc<Directory>) {
+    let net = directory.view();
+    loop {
+        let onion = onion_lifetime(&net);
+        let wait = keys
+            .next_renewal(onion)
+            .duration_since(SystemTime::now())
+            .unwrap_or_default();
+        if !wait.is_zero() {
+            // A clock that jumps must not make a renewal wait for its old idea of when.
+            tokio::time::sleep(wait.min(Duration::from_secs(3600))).await;
+            continue;
+        }
+        let owned = Arc::clone(&keys);
+        match tokio::task::spawn_blocking(move || owned.renew(SystemTime::now(), onion)).await {
+            Ok(Ok(renewed)) if renewed.descriptor => {
+                if let Err(error) = directory.publish().await {
+                    tracing::warn!(%error, "the descriptor with renewed keys was not accepted yet");
+                }
+            }
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::error!(%error, "keys cannot be renewed"),
+            Err(_) => return,
+        }
+        // What could not be renewed is tried again, not over and over.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    }
+}
+
+/// Renews keys before their time. Links and circuits that are open stay open; new ones are made with the new keys as soon as
+/// their makers know them, and with the onion key before for its grace period.
+pub(super) async fn rotate_keys(
+    keys: &Arc<Keys>,
+    directory: &Arc<Directory>,
+    body: &Value,
+) -> Result<Value, ControlError> {
+    let asked = |name: &str| match (&body[name], body.is_null()) {
+        (Value::Bool(yes), _) => Ok(*yes),
+        (Value::Null, all) => Ok(all),
+        _ => Err(BAD_ROTATION),
+    };
+    let known = |name: &String| ["signing", "onion", "links"].contains(&name.as_str());
+    if !body.is_null() && !body.as_object().is_some_and(|body| body.keys().all(known)) {
+        return Err(BAD_ROTATION);
+    }
+    let early = Rotate {
+        signing: asked("signing")?,
+        onion: asked("onion")?,
+        links: asked("links")?,
+        tap: false,
+    };
+    let (owned, onion) = (Arc::clone(keys), onion_lifetime(&directory.view()));
+    let rotated = tokio::task::spawn_blocking(move || owned.rotate(SystemTime::now(), onion, early)).await;
+    let renewed = match rotated {
+        Ok(Ok(renewed)) => renewed,
+        Ok(Err(error)) => {
+            tracing::error!(%error, "keys cannot be renewed");
+            return Err(ControlError::NotNow("keys cannot be renewed: the log says why"));
+        }
+        Err(_) => return Err(ControlError::NotNow("the relay is ending")),
+    };
+    let published = match renewed.descriptor {
+        true => directory.publish().await.map_err(|error| error.to_string()),
+        false => Ok(()),
+    };
+    Ok(json!({
+        "signing_key": hex::encode(keys.current().signing().verifying_key().to_bytes()),
+        "ntor_onion_key": hex::encode(keys.current().ntor_public()),
+        "published": renewed.descriptor && published.is_ok(),
+        "error": published.err(),
+    }))
+}
+
+const BAD_ROTATION: ControlError =
+    ControlError::Body("`signing`, `onion` and `links` are true or false; without a body all three are renewed");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A relay of node.toml, and its files.
+    fn announcement(text: &str) -> (Arc<Announcement>, tempfile::TempDir) {
+        let files = tempfile::tempdir().unwrap();
+        let config = Config::parse(text, &files.path().join("node.toml")).unwrap();
+        std::fs::create_dir(&config.data_directory).unwrap();
+        let keys = Keys::open(&files.path().join("keys"), SystemTime::now()).unwrap();
+        let directory = Arc::new(Directory::start(Vec::new()));
+        let announcement = Announcement::new(&config, &[], &keys, &directory).unwrap();
+        (announcement, files)
+    }
+
+    fn node_toml() -> String {
+        include_str!("../../../../node.toml").replace("#advertise", "advertise")
+    }
+
+    #[tokio::test]
+    async fn a_relay_whose_payments_have_stopped_advertises_none() {
+        let (announcement, _files) = announcement(&node_toml());
+        let has_obol = || announcement.complete().protocols.contains("Obol=1");
+        assert!(has_obol());
+        announcement.unpaid.store(true, Ordering::Relaxed);
+        assert!(!has_obol());
+    }
+
+    #[tokio::test]
+    async fn a_configured_rate_is_advertised_and_otherwise_what_was_measured_before_a_restart_too() {
+        let carry = |announcement: &Announcement| {
+            let now = SystemTime::now();
+            announcement.traffic().record(90 << 20, MEASURE, now);
+            announcement.complete().bandwidth_observed
+        };
+        let (rated, _files) = announcement(&node_toml().replace("#rate = ", "rate = "));
+        assert_eq!((rated.complete().bandwidth_observed, carry(&rated)), (8 << 20, 8 << 20));
+
+        let (free, files) = announcement(&node_toml());
+        assert_eq!((free.complete().bandwidth_observed, carry(&free)), (FLOOR, 9 << 20));
+        free.save().await;
+        let config = Config::parse(&node_toml(), &files.path().join("node.toml")).unwrap();
+        let again = Announcement::new(&config, &[], &free.keys, &free.directory).unwrap();
+        assert_eq!(again.complete().bandwidth_observed, 9 << 20);
+    }
+
+    #[test]
+    fn a_bandwidth_is_news_when_it_has_doubled_or_halved() {
+        let published = 10 * FLOOR;
+        for (observed, news) in [(19, false), (21, true), (6, false), (4, true)] {
+            assert_eq!(is_other(published, observed * FLOOR), news, "{observed}");
+        }
+        assert!(!is_other(0, 100 * FLOOR), "nothing was published");
+        assert!(!is_other(FLOOR, 0), "the floor stays");
+    }
+}
