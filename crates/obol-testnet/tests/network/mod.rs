@@ -132,7 +132,12 @@ impl Network {
 
     /// Relays with just these roles, called `relay0` and so on.
     pub async fn with(roles: &[Role]) -> Network {
-        let authority = Authority::start(AuthorityConfig::default()).await.unwrap();
+        Network::under(AuthorityConfig::default(), roles).await
+    }
+
+    /// The same with an authority that is told something else.
+    pub async fn under(config: AuthorityConfig, roles: &[Role]) -> Network {
+        let authority = Authority::start(config).await.unwrap();
         let mut nodes = Vec::new();
         for (n, role) in roles.iter().enumerate() {
             let nickname = format!("relay{n}");
