@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use obol_cell::{EscrowId, EscrowOffer, EscrowState, PeerId, RefuseCode, Stroops, ToNode, ToOrigin};
@@ -24,11 +24,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use crate::attend::attend;
+use crate::choice::Known;
 use crate::config::Pay;
 use crate::events::{Event, Refusal, RetireReason};
 use crate::runtime::LinkMeters;
 use crate::talk::Order;
-use crate::tunnels::{Tunnel, Tunnels};
+use crate::tunnels::{Tunnel, TunnelHop, Tunnels};
 use crate::wallet::Wallet;
 use crate::watch::Watch;
 
@@ -85,6 +86,8 @@ pub(crate) struct Cashier {
     guards: HashMap<PeerId, (Vec<SocketAddr>, u64)>,
     links: LinkMeters,
     tunnels: Arc<Tunnels>,
+    /// What relays said about themselves, for whoever chooses tunnels.
+    known: Arc<Mutex<Known>>,
     watch: Watch,
     notes: mpsc::UnboundedSender<Note>,
     /// Escrows that are open, and whose guard has said that it knows them.
@@ -100,6 +103,7 @@ impl Cashier {
         till: Option<Till>,
         tunnels: Arc<Tunnels>,
         links: LinkMeters,
+        known: Arc<Mutex<Known>>,
         watch: Watch,
         notes: mpsc::UnboundedSender<Note>,
     ) -> Cashier {
@@ -109,6 +113,7 @@ impl Cashier {
             guards: HashMap::new(),
             links,
             tunnels,
+            known,
             watch,
             notes,
             in_service: HashSet::new(),
@@ -164,7 +169,7 @@ impl Cashier {
     }
 
     fn tunnel_opened(&mut self, tunnel: Arc<Tunnel>) {
-        self.watch.opened(&tunnel);
+        self.watch.opened(&tunnel, self.till.is_some());
         let (orders, received) = mpsc::unbounded_channel();
         tokio::spawn(attend(Arc::clone(&tunnel), received, self.notes.clone()));
         let (id, hops) = (tunnel.id(), hops_of(&tunnel));
@@ -353,6 +358,19 @@ impl Cashier {
         });
     }
 
+    fn hop(&self, tunnel: TunnelId, hop: u8) -> Option<&TunnelHop> {
+        let account = self.accounts.get(&tunnel)?;
+        account.tunnel.hops().get(usize::from(hop).checked_sub(1)?)
+    }
+
+    fn peer(&self, tunnel: TunnelId, hop: u8) -> Option<PeerId> {
+        self.hop(tunnel, hop)?.peer
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn report(&mut self, report: Report) {
         let watch = self.watch.clone();
         match report {
@@ -368,6 +386,9 @@ impl Cashier {
                         figures.price_per_64_kib = Some(price_per_64_kib);
                     }
                 });
+                if let Some(peer) = self.peer(tunnel, hop) {
+                    self.known().quoted(peer, price_per_64_kib, now());
+                }
                 watch.tell(Event::Quoted {
                     tunnel: tunnel.0,
                     hop,
@@ -382,11 +403,30 @@ impl Cashier {
                     paid_hops,
                 });
             }
-            Report::Unpaid { tunnel, hop, why } => watch.tell(Event::NotPaid {
-                tunnel: tunnel.0,
-                hop,
-                why: refusal(why),
-            }),
+            Report::Unpaid { tunnel, hop, why } => {
+                let why = match self.hop(tunnel, hop).map(|hop| hop.payable) {
+                    // What the directory says goes before what follows from it.
+                    Some(Err(why)) => why,
+                    _ => refusal(why),
+                };
+                watch.tunnel(tunnel, |figures| {
+                    let mut from_here = figures.hops.iter_mut().skip(usize::from(hop).saturating_sub(1));
+                    if let Some(hop) = from_here.next() {
+                        hop.unpaid = Some(why);
+                    }
+                    // Nobody is paid across a gap.
+                    from_here.for_each(|hop| _ = hop.unpaid.get_or_insert(Refusal::ChainEnds));
+                });
+                if let Some(peer) = self.peer(tunnel, hop) {
+                    let before = hop.checked_sub(1).and_then(|before| self.peer(tunnel, before));
+                    self.known().unpaid(before, peer, why, now());
+                }
+                watch.tell(Event::NotPaid {
+                    tunnel: tunnel.0,
+                    hop,
+                    why,
+                });
+            }
             Report::Requested { tunnel, metered } => {
                 watch.tunnel(tunnel, |figures| {
                     figures.requests += 1;
@@ -493,7 +533,10 @@ impl Cashier {
 
 /// The hops as the payer knows them: up to the first virtual one.
 fn hops_of(tunnel: &Tunnel) -> Vec<Hop> {
-    let hop = |hop: &crate::tunnels::TunnelHop| hop.peer.map(|peer| Hop { peer, paid: hop.paid });
+    let hop = |hop: &TunnelHop| {
+        let paid = hop.paid();
+        hop.peer.map(|peer| Hop { peer, paid })
+    };
     tunnel.hops().iter().map_while(hop).collect()
 }
 

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arti_client::{DataStream, TorClient};
+use arti_client::{DataStream, StreamPrefs, TorClient};
 use obol_cell::{Asset, PricePer64KiB, Stroops};
 use obol_stellar::escrow::PayerSecret;
 use obol_stellar::key::{KeyFileError, account_text};
@@ -23,11 +23,13 @@ use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::cashier::{Cashier, Note, Till};
-use crate::config::{ClientConfig, ConfigError, Invalid, Pay, Payments};
+use crate::choice::{Ceilings, Known};
+use crate::config::{ClientConfig, ConfigError, Invalid, Paths, Pay, Payments};
 use crate::error::{SettleError, StartError};
 use crate::events::Event;
 use crate::figures::Figures;
-use crate::proxy::{Proxy, fresh_stream};
+use crate::paths::{TunnelFinder, Wish};
+use crate::proxy::Proxy;
 use crate::runtime::{LinkMeters, MeteredRuntime};
 use crate::tor::{self, tor_error_text};
 use crate::tunnels::{StreamGuard, Tunnels};
@@ -67,6 +69,15 @@ impl Client {
         let (tell, notes) = mpsc::unbounded_channel();
         let (opened, new_tunnels) = mpsc::unbounded_channel();
         let tunnels = Arc::new(Tunnels::new(Arc::clone(&tor), opened));
+        let known = Arc::new(Mutex::new(Known::default()));
+        let wish = config.payments.as_ref().map_or_else(Wish::none, wish);
+        let finder = Arc::new(TunnelFinder::new(
+            Arc::clone(&tor),
+            Arc::clone(&tunnels),
+            wish,
+            Arc::clone(&known),
+            watch.clone(),
+        ));
         let account = books.as_ref().map(|books| account_text(&books.account.account()));
         let ledger = config
             .payments
@@ -77,11 +88,11 @@ impl Client {
             _ => None,
         };
         let wallet = till.as_ref().map(|till| till.wallet.clone());
-        let cashier = Cashier::new(till, Arc::clone(&tunnels), links, watch.clone(), tell.clone());
+        let cashier = Cashier::new(till, Arc::clone(&tunnels), links, known, watch.clone(), tell.clone());
         let ready = cashier.ready();
         tasks.spawn(cashier.run(new_tunnels, notes, stop.clone()));
         let socks = proxy.address();
-        tasks.spawn(proxy.serve(Arc::clone(&tor), Arc::clone(&tunnels), stop.clone(), tasks.clone()));
+        tasks.spawn(proxy.serve(finder, stop.clone(), tasks.clone()));
         Ok(ClientHandle {
             inner: Arc::new(Inner {
                 socks,
@@ -227,6 +238,19 @@ fn payer_config(payments: &Payments, network: &Network, asset: Asset) -> PayerCo
         life: payments.life.as_secs().try_into().unwrap_or(u32::MAX),
         opening_jitter_ms: millis,
         rollover_jitter_ms: millis,
+    }
+}
+
+/// What tunnels a paying client wants.
+fn wish(payments: &Payments) -> Wish {
+    let stroops = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
+    Wish {
+        // What is not paid for need not be payable.
+        paths: if payments.pay == Pay::Never { Paths::Any } else { payments.paths },
+        ceilings: Ceilings {
+            hop: stroops(payments.max_price_per_64_kib),
+            tunnel: stroops(payments.tunnel_ceiling()),
+        },
     }
 }
 
@@ -381,13 +405,15 @@ impl ClientHandle {
             return None;
         }
         let (host, port) = host_and_port(inner.ledger.as_deref()?)?;
-        match fresh_stream(&inner.tor, &host, port).await {
+        let mut prefs = StreamPrefs::new();
+        prefs.new_isolation_group();
+        match inner.tor.connect_with_prefs((host, port), &prefs).await {
             Ok(stream) => {
                 let guard = inner.tunnels.carries(&stream, std::time::Instant::now())?;
                 Some((guard, stream))
             }
-            Err(kind) => {
-                debug!(%kind, "no tunnel to a guard could be opened");
+            Err(error) => {
+                debug!(%error, "no tunnel to a guard could be opened");
                 None
             }
         }

@@ -72,6 +72,20 @@ impl From<Pay> for PayPolicy {
     }
 }
 
+/// Which tunnels streams go on: how far they can be paid for, from the guard (ADR 0023). Who picks relays is always Arti; this says which of the
+/// tunnels that Arti builds are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Paths {
+    /// The first that Arti gives.
+    Any,
+    /// One whose hops can all be paid within the ceilings, if a few tries find one; else the one of them that can be paid farthest.
+    #[default]
+    Prefer,
+    /// Only one whose hops can all be paid within the ceilings; a stream is refused where a few tries find none.
+    Only,
+}
+
 /// Prices, budgets, money and the ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -79,6 +93,9 @@ pub struct Payments {
     /// When to pay.
     #[serde(default)]
     pub pay: Pay,
+    /// Which tunnels streams go on.
+    #[serde(default)]
+    pub paths: Paths,
     /// Most stroops per 64 KiB that one hop may ask. More is refused, and the tunnel goes on unpaid.
     pub max_price_per_64_kib: u64,
     /// Most stroops per 64 KiB for a whole tunnel, fees included. Absent: three times `max_price_per_64_kib`, and 1 %.
@@ -254,6 +271,13 @@ impl Payments {
                 "payments.max_tunnel_price_per_64_kib",
                 format!("is {ceiling}"),
                 "give the most that a whole tunnel may cost, in stroops, or remove the key",
+            ));
+        }
+        if self.pay == Pay::Never && self.paths == Paths::Only {
+            return Err(invalid(
+                "payments.paths",
+                "is \"only\" while pay is \"never\"",
+                "write paths = \"any\": what is not paid for has no paid path",
             ));
         }
         if self.deposit.stroops() == 0 {

@@ -72,6 +72,28 @@ pub enum Event {
         /// Whether each of them can be paid (`Obol=1`).
         paid: Vec<bool>,
     },
+    /// A stream goes on a tunnel. So far it can be paid for, by what is known now: prices that no relay named yet are taken to fit.
+    Stream {
+        /// The tunnel.
+        tunnel: u64,
+        /// Its relays.
+        hops: u8,
+        /// How many of them can be paid, from the guard.
+        payable: u8,
+        /// Why the next one cannot; `None`: there is none.
+        why: Option<Refusal>,
+    },
+    /// A tunnel was looked for whose hops can all be paid.
+    Searched {
+        /// Tunnels that were looked at.
+        tries: usize,
+        /// How many relays of the best can be paid, from the guard.
+        payable: u8,
+        /// Its relays.
+        hops: u8,
+        /// Whether it was taken; with `paths = "only"` it is not where some of its relays cannot be paid, and the stream is refused.
+        taken: bool,
+    },
     /// A hop named its price.
     Quoted {
         /// The tunnel.
@@ -186,6 +208,14 @@ pub enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
+    /// It is no paid hop: it does not advertise `Obol=1`.
+    NotPaidHop,
+    /// This client pays nobody: it has no wallet.
+    NotPaying,
+    /// The tunnel has several circuits (conflux), where a hop's number would be ambiguous.
+    SeveralCircuits,
+    /// It is the rendezvous point of a hosted service's circuit, and meters on the client's.
+    RendezvousPoint,
     /// It asks more than a ceiling.
     TooDear {
         /// What it asks, in stroops per 64 KiB.
@@ -218,6 +248,10 @@ impl fmt::Display for Refusal {
                     "it asks {price_per_64_kib} stroops per 64 KiB, more than the ceiling"
                 );
             }
+            Refusal::NotPaidHop => "it is no paid hop",
+            Refusal::NotPaying => "this client pays nobody",
+            Refusal::SeveralCircuits => "the tunnel has several circuits",
+            Refusal::RendezvousPoint => "it is the rendezvous point, which meters on the other side",
             Refusal::OtherMoney => "it is paid in another asset, or on another network",
             Refusal::QuoteChanged => "it changed its price during the day",
             Refusal::Declined => "it does not quote now",

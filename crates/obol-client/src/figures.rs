@@ -1,5 +1,7 @@
 //! Figures of a running client, as plain numbers: what was carried, what was paid, to whom.
 
+use crate::events::Refusal;
+
 /// Everything at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Figures {
@@ -57,6 +59,8 @@ pub struct HopFigures {
     pub identity: Option<[u8; 32]>,
     /// Whether it can be paid.
     pub paid_hop: bool,
+    /// Why it is not paid, where it is not.
+    pub unpaid: Option<Refusal>,
     /// Its quoted price in stroops per 64 KiB.
     pub price_per_64_kib: Option<i64>,
     /// Bytes that it says it carried, where it said so last.

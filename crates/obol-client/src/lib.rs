@@ -2,12 +2,14 @@
 
 mod attend;
 mod cashier;
+mod choice;
 mod client;
 pub mod config;
 mod error;
 mod events;
 mod figures;
 mod meter;
+mod paths;
 mod proxy;
 mod runtime;
 mod talk;
@@ -17,7 +19,7 @@ mod wallet;
 mod watch;
 
 pub use client::{Client, ClientHandle};
-pub use config::{ClientConfig, Pay};
+pub use config::{ClientConfig, Paths, Pay};
 pub use error::{SettleError, StartError};
 pub use events::{Event, Refusal, RetireReason};
 pub use figures::{EscrowFigures, Figures, GuardFigures, HopFigures, TunnelFigures};

@@ -13,7 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arti_client::{DataStream, ErrorKind, HasKind as _, IntoTorAddr as _, StreamPrefs, TorClient};
+use arti_client::ErrorKind;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -22,10 +22,9 @@ use tor_socksproto::{SocksAddr, SocksHostname, SocksStatus};
 use tracing::debug;
 
 use crate::error::StartError;
-use crate::runtime::MeteredRuntime;
-use crate::tunnels::Tunnels;
+use crate::paths::{Failure, TunnelFinder};
 
-use isolation::StreamIsolation;
+pub(crate) use isolation::StreamIsolation;
 
 /// Applications' connections at the same time; those beyond wait in the listener's queue.
 const MOST_CONNECTIONS: usize = 4096;
@@ -91,8 +90,7 @@ impl Proxy {
     /// Serves applications until `stop`. Every connection is a task of `tasks` that ends with `stop` too.
     pub(crate) async fn serve(
         self,
-        tor: Arc<TorClient<MeteredRuntime>>,
-        tunnels: Arc<Tunnels>,
+        finder: Arc<TunnelFinder>,
         stop: CancellationToken,
         tasks: TaskTracker,
     ) {
@@ -115,11 +113,11 @@ impl Proxy {
                     continue;
                 }
             };
-            let (tor, tunnels, stop) = (Arc::clone(&tor), Arc::clone(&tunnels), stop.clone());
+            let (finder, stop) = (Arc::clone(&finder), stop.clone());
             tasks.spawn(async move {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    outcome = serve_one(app, &tor, &tunnels) => {
+                    outcome = serve_one(app, &finder) => {
                         if let Err(error) = outcome {
                             debug!(%error, "an application's connection ended early");
                         }
@@ -131,7 +129,7 @@ impl Proxy {
     }
 }
 
-async fn serve_one(mut app: TcpStream, tor: &TorClient<MeteredRuntime>, tunnels: &Arc<Tunnels>) -> io::Result<()> {
+async fn serve_one(mut app: TcpStream, finder: &TunnelFinder) -> io::Result<()> {
     app.set_nodelay(true)?;
     let heard = tokio::time::timeout(REQUEST_PATIENCE, hear(&mut app))
         .await
@@ -146,59 +144,26 @@ async fn serve_one(mut app: TcpStream, tor: &TorClient<MeteredRuntime>, tunnels:
         return Ok(());
     };
     let asked = Instant::now();
-    let prefs = isolation.prefs();
+    let nothing = Failure::Tor(ErrorKind::RemoteHostNotFound);
     match wanted {
-        Wanted::Connect { host, port } => match connect(tor, &prefs, &host, port).await {
-            Ok(stream) => {
-                let tunnel = tunnels.carries(&stream, asked);
+        Wanted::Connect { host, port } => match finder.connect(&isolation, &host, port, asked).await {
+            Ok((stream, tunnel)) => {
                 dialect.succeeded(&mut app).await?;
                 copy::both_ways(app, stream, &early, tunnel.as_ref().map(|tunnel| tunnel.meter())).await
             }
-            Err(kind) => dialect.failed(&mut app, kind).await,
+            Err(failure) => dialect.failed(&mut app, failure).await,
         },
-        Wanted::Resolve { host } => match tor
-            .resolve_with_prefs(&host, &prefs)
-            .await
-            .map(|found| found.first().copied())
-        {
+        Wanted::Resolve { host } => match finder.resolve(&isolation, &host).await {
             Ok(Some(address)) => dialect.resolved(&mut app, address).await,
-            Ok(None) => dialect.failed(&mut app, ErrorKind::RemoteHostNotFound).await,
-            Err(error) => dialect.failed(&mut app, error.kind()).await,
+            Ok(None) => dialect.failed(&mut app, nothing).await,
+            Err(failure) => dialect.failed(&mut app, failure).await,
         },
-        Wanted::ResolvePtr { address } => match tor
-            .resolve_ptr_with_prefs(address, &prefs)
-            .await
-            .map(|found| found.into_iter().next())
-        {
+        Wanted::ResolvePtr { address } => match finder.resolve_ptr(&isolation, address).await {
             Ok(Some(name)) => dialect.named(&mut app, name).await,
-            Ok(None) => dialect.failed(&mut app, ErrorKind::RemoteHostNotFound).await,
-            Err(error) => dialect.failed(&mut app, error.kind()).await,
+            Ok(None) => dialect.failed(&mut app, nothing).await,
+            Err(failure) => dialect.failed(&mut app, failure).await,
         },
     }
-}
-
-async fn connect(
-    tor: &TorClient<MeteredRuntime>,
-    prefs: &StreamPrefs,
-    host: &str,
-    port: u16,
-) -> Result<DataStream, ErrorKind> {
-    let target = (host, port).into_tor_addr().map_err(|error| error.kind())?;
-    tor.connect_with_prefs(target, prefs).await.map_err(|error| {
-        debug!(%error, "a stream could not be opened");
-        error.kind()
-    })
-}
-
-/// A stream on a circuit of its own.
-pub(crate) async fn fresh_stream(
-    tor: &TorClient<MeteredRuntime>,
-    host: &str,
-    port: u16,
-) -> Result<DataStream, ErrorKind> {
-    let mut prefs = StreamPrefs::new();
-    prefs.new_isolation_group();
-    connect(tor, &prefs, host, port).await
 }
 
 /// Reads the request, in whatever dialect. `None`: the application got its refusal, or left.
@@ -222,10 +187,10 @@ impl Dialect {
         }
     }
 
-    async fn failed(&self, app: &mut TcpStream, kind: ErrorKind) -> io::Result<()> {
+    async fn failed(&self, app: &mut TcpStream, failure: Failure) -> io::Result<()> {
         match self {
-            Dialect::Socks(request) => socks::reply(app, request, socks::status(kind), None).await,
-            Dialect::Http => http::failed(app, kind).await,
+            Dialect::Socks(request) => socks::reply(app, request, socks::status(failure), None).await,
+            Dialect::Http => http::failed(app, failure).await,
         }
     }
 
@@ -243,7 +208,7 @@ impl Dialect {
             (Dialect::Socks(request), Ok(name)) => {
                 socks::reply(app, request, SocksStatus::SUCCEEDED, Some(SocksAddr::Hostname(name))).await
             }
-            (_, Err(_)) => self.failed(app, ErrorKind::RemoteProtocolViolation).await,
+            (_, Err(_)) => self.failed(app, Failure::Tor(ErrorKind::RemoteProtocolViolation)).await,
             (Dialect::Http, Ok(_)) => Ok(()),
         }
     }

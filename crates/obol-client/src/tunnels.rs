@@ -20,6 +20,8 @@ use tor_proto::circuit::UniqId;
 use tor_proto::client::circuit::PathEntry;
 use tor_proto::client::stream::ClientStreamCtrl as _;
 
+use crate::choice::Candidate;
+use crate::events::Refusal;
 use crate::meter::TunnelMeter;
 use crate::runtime::MeteredRuntime;
 
@@ -30,13 +32,18 @@ pub(crate) struct TunnelHop {
     pub(crate) peer: Option<PeerId>,
     /// Its RSA identity.
     pub(crate) rsa: Option<[u8; 20]>,
-    /// Whether it advertises `Obol=1`.
-    pub(crate) paid: bool,
+    /// Whether it can be paid: it advertises `Obol=1`, and the tunnel is one of whose hops there is no doubt. Else why not.
+    pub(crate) payable: Result<(), Refusal>,
     /// Where it is reached.
     pub(crate) addresses: Vec<SocketAddr>,
 }
 
 impl TunnelHop {
+    /// Whether it is asked for its price, and may get payment messages at all.
+    pub(crate) fn paid(&self) -> bool {
+        self.payable.is_ok()
+    }
+
     /// The RSA identity in hexadecimal; empty for a virtual hop.
     pub(crate) fn fingerprint(&self) -> String {
         self.rsa.map(hex::encode_upper).unwrap_or_default()
@@ -95,6 +102,10 @@ pub(crate) struct StreamGuard {
 impl StreamGuard {
     pub(crate) fn meter(&self) -> &TunnelMeter {
         &self.tunnel.meter
+    }
+
+    pub(crate) fn tunnel(&self) -> &Tunnel {
+        &self.tunnel
     }
 }
 
@@ -172,7 +183,7 @@ impl Tunnels {
     }
 
     /// The hops and what they advertise. Remembered from now on: a relay that leaves the consensus is not found there any more.
-    fn hops(&self, circuit: &ClientTunnel) -> Vec<TunnelHop> {
+    pub(crate) fn hops(&self, circuit: &ClientTunnel) -> Vec<TunnelHop> {
         let directory = self
             .tor
             .dirmgr()
@@ -181,32 +192,50 @@ impl Tunnels {
         // A tunnel of several circuits (conflux) is not paid: a hop number would be ambiguous.
         let paths = circuit.all_paths();
         let Some(path) = paths.first() else { return Vec::new() };
-        let payable = paths.len() == 1;
-        let on_onion = path.iter().any(|entry| entry.as_chan_target().is_none());
+        let alone = paths.len() == 1;
+        let payable = |target: &_| {
+            let listed = directory
+                .as_deref()
+                .is_some_and(|directory| advertises(directory, target));
+            match (alone, listed) {
+                (false, _) => Err(Refusal::SeveralCircuits),
+                (true, false) => Err(Refusal::NotPaidHop),
+                (true, true) => Ok(()),
+            }
+        };
         let hop = |entry: &PathEntry| match entry.as_chan_target() {
             Some(target) => TunnelHop {
                 peer: target.ed_identity().map(|id| PeerId((*id).into())),
                 rsa: target.rsa_identity().map(|id| id.to_bytes()),
-                paid: payable
-                    && directory
-                        .as_deref()
-                        .is_some_and(|directory| advertises(directory, target)),
+                payable: payable(target),
                 addresses: target.addrs().collect(),
             },
             None => TunnelHop {
                 peer: None,
                 rsa: None,
-                paid: false,
+                payable: Err(Refusal::NotPaidHop),
                 addresses: Vec::new(),
             },
         };
         let mut hops: Vec<_> = path.iter().map(hop).collect();
+        let on_onion = hops.last().is_some_and(|hop| hop.rsa.is_none());
         if on_onion && let Some(rendezvous) = hops.iter_mut().rev().find(|hop| hop.peer.is_some()) {
             // The chain ends before the rendezvous point (payment-protocol.md, "The chain").
-            rendezvous.paid = false;
+            rendezvous.payable = rendezvous.payable.and(Err(Refusal::RendezvousPoint));
         }
         hops
     }
+}
+
+/// The relays of a tunnel, as a choice between tunnels sees them: without a virtual hop.
+pub(crate) fn candidates(hops: &[TunnelHop]) -> Vec<Candidate> {
+    let relays = hops.iter().filter(|hop| hop.rsa.is_some());
+    relays
+        .map(|hop| Candidate {
+            peer: hop.peer,
+            payable: hop.payable,
+        })
+        .collect()
 }
 
 /// Whether the directory lists this relay with `Obol=1`.

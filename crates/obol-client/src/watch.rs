@@ -7,7 +7,7 @@ use obol_cell::{EscrowId, PeerId, Stroops};
 use obol_toll::TunnelId;
 use tokio::sync::broadcast;
 
-use crate::events::Event;
+use crate::events::{Event, Refusal};
 use crate::figures::{EscrowFigures, Figures, GuardFigures, HopFigures, TunnelFigures};
 use crate::runtime::LinkMeters;
 use crate::tunnels::Tunnel;
@@ -64,15 +64,19 @@ impl Watch {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A tunnel carries its first stream.
-    pub(crate) fn opened(&self, tunnel: &Arc<Tunnel>) {
+    /// A tunnel carries its first stream. `pays`: whether this client pays at all.
+    pub(crate) fn opened(&self, tunnel: &Arc<Tunnel>, pays: bool) {
         let hops: Vec<HopFigures> = tunnel
             .hops()
             .iter()
             .map(|hop| HopFigures {
                 fingerprint: hop.fingerprint(),
                 identity: hop.peer.map(|peer| peer.0),
-                paid_hop: hop.paid,
+                paid_hop: hop.paid(),
+                unpaid: match hop.payable {
+                    Err(why) => Some(why),
+                    Ok(()) => (!pays).then_some(Refusal::NotPaying),
+                },
                 ..HopFigures::default()
             })
             .collect();

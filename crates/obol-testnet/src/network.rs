@@ -375,6 +375,7 @@ impl Network {
                 pay,
                 max_price_per_64_kib: 100,
                 max_tunnel_price_per_64_kib: None,
+                paths: client_config::Paths::default(),
                 budget: None,
                 deposit: client_config::Amount::units(50),
                 life: client_config::Span::hours(24),

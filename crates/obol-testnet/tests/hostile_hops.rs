@@ -16,7 +16,7 @@ use obol_cell::{
     Asset, DeclineCode, Declined, EscrowRules, ForwardPpm, PricePer64KiB, Quote, Step, Stroops, Tariff, ToNode,
     ToOrigin,
 };
-use obol_client::config::{Amount, AssetName, Ledger, Payments, Span};
+use obol_client::config::{Amount, AssetName, Ledger, Paths, Payments, Span};
 use obol_client::{Client, ClientConfig, ClientHandle, Event, Pay, Refusal, RetireReason};
 use obol_onion::engine::{EngineConfig, PaymentEvent};
 use obol_relay::descriptor;
@@ -133,6 +133,7 @@ impl Stage {
             pay: Pay::Always,
             max_price_per_64_kib: 100,
             max_tunnel_price_per_64_kib: None,
+            paths: Paths::Any,
             budget: None,
             deposit: Amount::units(1),
             life: Span::hours(24),

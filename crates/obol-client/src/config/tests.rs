@@ -50,6 +50,11 @@ fn every_impossible_value_is_refused_by_its_key() {
             "max_price_per_64_kib = 0",
             "payments.max_price_per_64_kib",
         ),
+        (
+            "pay = \"always\"",
+            "pay = \"never\"\npaths = \"only\"",
+            "payments.paths",
+        ),
         ("deposit = \"10\"", "deposit = 0", "payments.deposit"),
         ("\"Obol test\"", "\"\"", "payments.ledger.network_passphrase"),
         ("[\"http://127.0.0.1:8000\"]", "[]", "payments.ledger.urls"),
@@ -67,6 +72,17 @@ fn every_impossible_value_is_refused_by_its_key() {
             other => panic!("{to}: {other}"),
         }
     }
+}
+
+#[test]
+fn paths_are_preferred_where_nothing_is_said_and_each_word_is_read() {
+    let paths = |text: &str| ClientConfig::parse(text).unwrap().payments.unwrap().paths;
+    assert_eq!(paths(PAYING), Paths::Prefer);
+    for (word, meant) in [("any", Paths::Any), ("prefer", Paths::Prefer), ("only", Paths::Only)] {
+        let text = PAYING.replace("[payments]", &format!("[payments]\npaths = \"{word}\""));
+        assert_eq!(paths(&text), meant);
+    }
+    assert!(ClientConfig::parse(&PAYING.replace("[payments]", "[payments]\npaths = \"paid\"")).is_err());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::isolation::StreamIsolation;
-use super::{Dialect, Heard, Wanted};
+use super::{Dialect, Failure, Heard, Wanted};
 
 /// The longest head of a request.
 const MOST_HEAD: usize = 8 * 1024;
@@ -102,7 +102,14 @@ pub(super) async fn succeeded(app: &mut TcpStream) -> io::Result<()> {
 }
 
 /// The stream could not be opened.
-pub(super) async fn failed(app: &mut TcpStream, kind: ErrorKind) -> io::Result<()> {
+pub(super) async fn failed(app: &mut TcpStream, failure: Failure) -> io::Result<()> {
+    let kind = match failure {
+        Failure::Tor(kind) => kind,
+        Failure::NoPaidPath => {
+            let text = "No path was found whose relays can all be paid within the ceilings, and paths = \"only\".";
+            return refuse(app, "503 Service Unavailable", text).await;
+        }
+    };
     let status = match kind {
         ErrorKind::ForbiddenStreamTarget | ErrorKind::ExitPolicyRejected => "403 Forbidden",
         ErrorKind::InvalidStreamTarget => "400 Bad Request",

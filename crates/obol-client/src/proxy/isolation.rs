@@ -4,8 +4,8 @@ use arti_client::StreamPrefs;
 use arti_client::isolation::IsolationHelper;
 
 /// What an application said about itself. Streams share a circuit only where all of it is the same.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum StreamIsolation {
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum StreamIsolation {
     /// Nothing: all such streams may share.
     None,
     /// A SOCKS 4 user name.
@@ -18,9 +18,9 @@ pub(super) enum StreamIsolation {
 
 impl StreamIsolation {
     /// Arti's preferences for such a stream.
-    pub(super) fn prefs(self) -> StreamPrefs {
+    pub(crate) fn prefs(&self) -> StreamPrefs {
         let mut prefs = StreamPrefs::new();
-        prefs.set_isolation(self);
+        prefs.set_isolation(self.clone());
         prefs
     }
 }

@@ -11,7 +11,7 @@ use tor_socksproto::{
 use tracing::debug;
 
 use super::isolation::StreamIsolation;
-use super::{Dialect, Heard, Wanted};
+use super::{Dialect, Failure, Heard, Wanted};
 
 /// Reads a request. `None`: it was refused, or the application left.
 pub(super) async fn hear(app: &mut TcpStream) -> io::Result<Option<Heard>> {
@@ -77,7 +77,12 @@ pub(super) async fn reply(
 }
 
 /// The status that says this failure in SOCKS (RFC 1928, section 6; proposal 304 for onion services).
-pub(super) fn status(kind: ErrorKind) -> SocksStatus {
+pub(super) fn status(failure: Failure) -> SocksStatus {
+    let kind = match failure {
+        Failure::Tor(kind) => kind,
+        // Not allowed by our own rules: `paths = "only"`.
+        Failure::NoPaidPath => return SocksStatus::NOT_ALLOWED,
+    };
     match kind {
         ErrorKind::RemoteNetworkFailed => SocksStatus::NETWORK_UNREACHABLE,
         ErrorKind::RemoteHostNotFound | ErrorKind::RemoteHostResolutionFailed => SocksStatus::HOST_UNREACHABLE,
