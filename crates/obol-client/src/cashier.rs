@@ -397,7 +397,13 @@ impl Cashier {
                 });
             }
             Report::Chain { tunnel, paid_hops } => {
-                watch.tunnel(tunnel, |figures| figures.paid_hops = paid_hops);
+                watch.tunnel(tunnel, |figures| {
+                    figures.paid_hops = paid_hops;
+                    // Nobody is paid across a gap.
+                    for hop in figures.hops.iter_mut().skip(paid_hops.into()) {
+                        hop.unpaid.get_or_insert(Refusal::ChainEnds);
+                    }
+                });
                 watch.tell(Event::Chain {
                     tunnel: tunnel.0,
                     paid_hops,
@@ -410,12 +416,9 @@ impl Cashier {
                     _ => refusal(why),
                 };
                 watch.tunnel(tunnel, |figures| {
-                    let mut from_here = figures.hops.iter_mut().skip(usize::from(hop).saturating_sub(1));
-                    if let Some(hop) = from_here.next() {
-                        hop.unpaid = Some(why);
+                    if let Some(figures) = figures.hops.get_mut(usize::from(hop).wrapping_sub(1)) {
+                        figures.unpaid = Some(why);
                     }
-                    // Nobody is paid across a gap.
-                    from_here.for_each(|hop| _ = hop.unpaid.get_or_insert(Refusal::ChainEnds));
                 });
                 if let Some(peer) = self.peer(tunnel, hop) {
                     let before = hop.checked_sub(1).and_then(|before| self.peer(tunnel, before));

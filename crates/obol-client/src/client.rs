@@ -246,7 +246,11 @@ fn wish(payments: &Payments) -> Wish {
     let stroops = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
     Wish {
         // What is not paid for need not be payable.
-        paths: if payments.pay == Pay::Never { Paths::Any } else { payments.paths },
+        paths: if payments.pay == Pay::Never {
+            Paths::Any
+        } else {
+            payments.paths
+        },
         ceilings: Ceilings {
             hop: stroops(payments.max_price_per_64_kib),
             tunnel: stroops(payments.tunnel_ceiling()),

@@ -144,7 +144,11 @@ impl TunnelFinder {
             let tunnel = guard.tunnel();
             let verdict = self.judge(&candidates(tunnel.hops()));
             if self.wish.paths == Paths::Only && !verdict.is_whole() {
-                debug!(tunnel = tunnel.id().0, ?verdict, "a stream is refused: its tunnel cannot be paid whole");
+                debug!(
+                    tunnel = tunnel.id().0,
+                    ?verdict,
+                    "a stream is refused: its tunnel cannot be paid whole"
+                );
                 return Err(Failure::NoPaidPath);
             }
             self.tell(tunnel.id(), verdict);
@@ -152,12 +156,7 @@ impl TunnelFinder {
         Ok((stream, guard))
     }
 
-    async fn connect_by_arti(
-        &self,
-        isolation: &StreamIsolation,
-        host: &str,
-        port: u16,
-    ) -> Result<DataStream, Failure> {
+    async fn connect_by_arti(&self, isolation: &StreamIsolation, host: &str, port: u16) -> Result<DataStream, Failure> {
         let target = (host, port).into_tor_addr().map_err(|error| error.kind())?;
         let connected = self.tor.connect_with_prefs(target, &isolation.prefs()).await;
         connected.map_err(|error| {
@@ -328,7 +327,14 @@ impl TunnelFinder {
         }
         let tries = search.tries();
         if tries > 1 || !taken {
-            debug!(tries, payable, hops, ?why, taken, "tunnels that can be paid were looked for");
+            debug!(
+                tries,
+                payable,
+                hops,
+                ?why,
+                taken,
+                "tunnels that can be paid were looked for"
+            );
             self.watch.tell(Event::Searched {
                 tries,
                 payable,

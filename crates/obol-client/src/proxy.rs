@@ -88,12 +88,7 @@ impl Proxy {
     }
 
     /// Serves applications until `stop`. Every connection is a task of `tasks` that ends with `stop` too.
-    pub(crate) async fn serve(
-        self,
-        finder: Arc<TunnelFinder>,
-        stop: CancellationToken,
-        tasks: TaskTracker,
-    ) {
+    pub(crate) async fn serve(self, finder: Arc<TunnelFinder>, stop: CancellationToken, tasks: TaskTracker) {
         let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
         loop {
             let permit = tokio::select! {

@@ -22,6 +22,7 @@ use tokio::process::{Child, Command};
 
 use crate::authority::{self, Authority, AuthorityConfig, Role, VoteError};
 use crate::control::{Control, ControlError};
+use crate::ctor::{CTor, CTorError, Torrc};
 use crate::economy::{Economy, EconomyError, Holder, found};
 
 /// What a network is made of.
@@ -45,6 +46,8 @@ pub struct NetworkOptions {
     pub cell_memory: u64,
     /// Consensus parameters, in place of or beside the authority's own.
     pub consensus: Vec<(String, i32)>,
+    /// Unmodified C Tor relays beside ours: nicknames and places in paths.
+    pub strangers: Vec<(String, Role)>,
 }
 
 impl NetworkOptions {
@@ -60,6 +63,7 @@ impl NetworkOptions {
             largest_step: 16 << 20,
             cell_memory: 64 << 20,
             consensus: Vec::new(),
+            strangers: Vec::new(),
         }
     }
 }
@@ -137,6 +141,9 @@ pub enum NetworkError {
     /// A relay's gateway.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// A C Tor relay.
+    #[error(transparent)]
+    CTor(#[from] CTorError),
     /// A client.
     #[error("the client: {0}")]
     Client(#[from] obol_client::StartError),
@@ -225,6 +232,8 @@ pub struct Network {
     pub authority: Authority,
     /// The relays, guard first.
     pub relays: Vec<RelayNode>,
+    /// Unmodified C Tor relays, in the order in which they were asked for.
+    pub strangers: Vec<CTor>,
     wallet: Keypair,
     server: server::ServerHandle,
 }
@@ -326,7 +335,15 @@ impl Network {
         for relay in futures::future::join_all(starting).await {
             relays.push(relay?);
         }
-        tokio::time::timeout(START, authority.wait_for(relays.len()))
+        let mut strangers = Vec::new();
+        for (nickname, role) in &options.strangers {
+            authority.assign(nickname, *role);
+            strangers.push(stranger(&options.directory, nickname, *role, &authority)?);
+        }
+        for stranger in &mut strangers {
+            stranger.or_address().await?;
+        }
+        tokio::time::timeout(START, authority.wait_for(relays.len() + strangers.len()))
             .await
             .map_err(|_| NetworkError::Late {
                 what: "publishing all descriptors",
@@ -341,6 +358,7 @@ impl Network {
             economy,
             authority,
             relays,
+            strangers,
             wallet,
             server,
         })
@@ -417,6 +435,16 @@ impl Network {
         self.authority.shutdown().await;
         self.server.shutdown().await;
     }
+}
+
+/// Starts a C Tor relay.
+fn stranger(directory: &Path, nickname: &str, role: Role, authority: &Authority) -> Result<CTor, CTorError> {
+    let torrc = Torrc::new().lines(&authority.torrc_line()).relay(nickname, "auto");
+    let torrc = match role {
+        Role::Exit => torrc.exits(),
+        _ => torrc.exits_nowhere(),
+    };
+    CTor::start(&directory.join(nickname), &torrc)
 }
 
 /// A relay before it runs.

@@ -50,11 +50,7 @@ fn prices_that_relays_named_are_held_against_both_ceilings_until_the_day_ends() 
     known.quoted(peer(3), 51, NOON);
     assert_eq!(judge(&known, &[paid(1), paid(3), paid(4)]), (2, dear(100)));
     let tomorrow = UnixMillis(NOON.0 + 43_200_000);
-    assert!(
-        known
-            .judge(&[paid(1), paid(2), paid(3)], CEILINGS, tomorrow)
-            .is_whole()
-    );
+    assert!(known.judge(&[paid(1), paid(2), paid(3)], CEILINGS, tomorrow).is_whole());
 }
 
 #[test]

@@ -359,6 +359,9 @@ impl Ballot<'_> {
         doc.item("fresh-until").arg(&Iso8601TimeSp::from(times.fresh_until));
         doc.item("valid-until").arg(&Iso8601TimeSp::from(times.valid_until));
         doc.item("voting-delay").arg(&20).arg(&20);
+        // Nothing is recommended; but a C Tor relay without these lines ends with a failed assertion (0.4.9.11).
+        doc.item("client-versions").args_raw_string(&"");
+        doc.item("server-versions").args_raw_string(&"");
         doc.item("known-flags")
             .args_raw_string(&"Exit Fast Guard HSDir Running Stable V2Dir Valid");
         // As C Tor 0.4.9's: without congestion control a client is not up to date, and a relay not welcome.

@@ -1,0 +1,268 @@
+//! A paying client among our relays and unmodified ones: what it prefers, what it pays, and what it leaves alone.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use obol_client::{Client, ClientHandle, Event, Paths, Pay, Refusal, TunnelFigures};
+use obol_testnet::authority::Role;
+use obol_testnet::ctor::available;
+use obol_testnet::download::{DownloadError, download};
+use obol_testnet::network::{Network, NetworkOptions};
+use obol_testnet::origin::{Origin, OriginFile};
+use obol_testnet::state::RelayState;
+
+/// Far more than anything here takes: a hang becomes a failure.
+const PATIENCE: Duration = Duration::from_secs(180);
+const LENGTH: u64 = 3 << 20;
+/// Tunnels that are tried until one is over the relay that is wanted; each has it with a chance of one half or so.
+const TRIES: usize = 60;
+
+/// Our guard, our middle and C Tor's, our exit.
+struct World {
+    network: Network,
+    /// C Tor's fingerprint, as figures write it.
+    stranger: String,
+    origin: Origin,
+    file: OriginFile,
+    _directory: tempfile::TempDir,
+}
+
+impl World {
+    async fn new() -> World {
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .try_init();
+        let directory = tempfile::tempdir().unwrap();
+        let file = OriginFile::generate(&directory.path().join("file"), LENGTH, 7)
+            .await
+            .unwrap();
+        let origin = Origin::start(file.clone()).await.unwrap();
+        let mut options = NetworkOptions::new(directory.path().join("network"));
+        options.strangers = vec![("stranger".to_owned(), Role::Middle)];
+        let starting = Network::start(options, |_| {});
+        let network = tokio::time::timeout(PATIENCE, starting)
+            .await
+            .expect("in time")
+            .unwrap();
+        let (rsa, _) = network.strangers[0].identity().unwrap();
+        let world = World {
+            network,
+            stranger: hex::encode_upper(rsa),
+            origin,
+            file,
+            _directory: directory,
+        };
+        world.relays_have_opened().await;
+        world
+    }
+
+    /// Every relay of ours has an escrow to every other.
+    async fn relays_have_opened(&self) {
+        let others = self.network.relays.len() - 1;
+        let all = async {
+            for relay in &self.network.relays {
+                loop {
+                    let state = RelayState::of(&relay.control).await.unwrap();
+                    let open = state
+                        .escrows
+                        .iter()
+                        .filter(|e| e.direction == "out" && e.state == "open");
+                    if open.count() >= others {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, all).await.expect("in time");
+    }
+
+    /// A client that is ready to pay, with these paths and at most this price for a hop.
+    async fn client(&self, name: &str, paths: Paths, highest: u64) -> ClientHandle {
+        let directory = self.network.options.directory.join(name);
+        let mut config = self.network.client_config(&directory, Some(Pay::Always)).unwrap();
+        let payments = config.payments.as_mut().unwrap();
+        payments.paths = paths;
+        payments.max_price_per_64_kib = highest;
+        let client = Client::start(config).await.unwrap();
+        client.ready_to_pay(PATIENCE).await.unwrap();
+        client
+    }
+
+    async fn fetch(&self, client: &ClientHandle, user: &str, what: &str) -> Result<u64, DownloadError> {
+        let fetching = download(client.socks_addr(), user, self.origin.address(), what, |_| {});
+        let done = tokio::time::timeout(PATIENCE, fetching).await.expect("in time")?;
+        if what == "/file" {
+            assert_eq!((done.bytes, done.sha256), (LENGTH, self.file.sha256));
+        }
+        Ok(done.bytes)
+    }
+
+    /// What C Tor's relay has warned of. Its warnings of clocks and of networks without bandwidth are not about us.
+    fn said_about_payment_messages(&self) -> Option<String> {
+        self.network.strangers[0].line_with(&["nknown relay command"])
+    }
+}
+
+fn tunnels(client: &ClientHandle) -> Vec<TunnelFigures> {
+    client.figures().tunnels
+}
+
+/// The figures of one tunnel, once they are there: a stream may be open a moment before.
+async fn tunnel(client: &ClientHandle, number: u64) -> TunnelFigures {
+    let looking = async {
+        loop {
+            let found = tunnels(client).into_iter().find(|figures| figures.tunnel == number);
+            match found {
+                Some(found) => return found,
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking).await.expect("in time")
+}
+
+fn over(tunnel: &TunnelFigures, fingerprint: &str) -> bool {
+    tunnel.hops.iter().any(|hop| hop.fingerprint == fingerprint)
+}
+
+/// Opens streams of ever new people until one is on a tunnel over C Tor's relay; who that was.
+async fn somebody_over_the_stranger(world: &World, client: &ClientHandle) -> (String, u64) {
+    for n in 0..TRIES {
+        let user = format!("user {n}");
+        let mut events = client.events();
+        world.fetch(client, &user, "/hello").await.unwrap();
+        let tunnel = std::iter::from_fn(|| events.try_recv().ok()).find_map(|event| match event {
+            Event::Stream { tunnel, .. } => Some(tunnel),
+            _ => None,
+        });
+        let number = tunnel.unwrap();
+        if over(&self::tunnel(client, number).await, &world.stranger) {
+            return (user, number);
+        }
+    }
+    panic!("{TRIES} tunnels, and none over {}", world.stranger);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_c_tor_middle_the_guard_alone_is_paid_and_strangers_get_no_payment_message() {
+    if !available() {
+        return;
+    }
+    let world = World::new().await;
+    let client = world.client("any", Paths::Any, 100).await;
+    let (user, number) = somebody_over_the_stranger(&world, &client).await;
+    world.fetch(&client, &user, "/file").await.unwrap();
+    let figures = tunnel(&client, number).await;
+    let [guard, middle, exit] = &figures.hops[..] else {
+        panic!("{figures:?}")
+    };
+    assert_eq!(figures.paid_hops, 1, "{figures:?}");
+    assert!(figures.payments > 1 && figures.bought >= 2 * LENGTH / 3, "{figures:?}");
+    assert_eq!((guard.unpaid, guard.paid_hop), (None, true));
+    // Nothing but the guard's own price was spent, so nothing was sent on.
+    let units = i64::try_from(figures.bought / 65_536).unwrap();
+    let price = guard.price_per_64_kib.unwrap();
+    assert!(guard.paid > 0 && figures.spent == units * price, "{figures:?}");
+    assert_eq!((middle.unpaid, middle.paid), (Some(Refusal::NotPaidHop), 0));
+    // It could be paid, but not across the gap, and it is not even asked.
+    assert_eq!((exit.unpaid, exit.paid), (Some(Refusal::ChainEnds), 0));
+    assert_eq!((exit.paid_hop, exit.price_per_64_kib), (true, None));
+    // By its own account the guard earned it, and passed nothing on for this circuit.
+    let state = RelayState::of(&world.network.guard().control).await.unwrap();
+    let carried = state.busiest().unwrap();
+    assert!(
+        carried.earned_stroops > 0 && carried.forwarded_stroops == 0,
+        "{carried:?}"
+    );
+    let exit = RelayState::of(&world.network.relays[2].control).await.unwrap();
+    let theirs = exit.busiest().unwrap();
+    assert!(theirs.metered > LENGTH && theirs.earned_stroops == 0, "{theirs:?}");
+    assert_eq!(world.said_about_payment_messages(), None);
+    client.shutdown().await;
+    world.network.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tunnels_that_can_be_paid_whole_are_preferred_and_what_falls_short_is_taken_or_refused_and_said() {
+    if !available() {
+        return;
+    }
+    let world = World::new().await;
+
+    // Every stream of thirty people is on our own middle: by chance that happens once in a billion times.
+    let client = world.client("prefer", Paths::Prefer, 100).await;
+    let mut events = client.events();
+    for n in 0..30 {
+        world.fetch(&client, &format!("user {n}"), "/hello").await.unwrap();
+    }
+    let events: Vec<Event> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+    let streams = events.iter().filter_map(|event| match event {
+        Event::Stream { payable, hops, why, .. } => Some((*payable, *hops, *why)),
+        _ => None,
+    });
+    assert_eq!(streams.collect::<Vec<_>>(), vec![(3, 3, None); 30]);
+    let searched = events.iter().any(|event| {
+        matches!(
+            event,
+            Event::Searched {
+                taken: true,
+                payable: 3,
+                ..
+            }
+        )
+    });
+    assert!(searched, "no search took more than one look");
+    // Streams of one application stay together: no search for each.
+    let before = tunnels(&client).len();
+    for _ in 0..5 {
+        world.fetch(&client, "user 0", "/hello").await.unwrap();
+    }
+    assert!(tunnels(&client).len() <= before + 1);
+    client.shutdown().await;
+
+    // That the exit asks too much was learned on the tunnel that the client got ready on. From then on no tunnel is whole, and the best is taken.
+    let thrifty = world.client("thrifty", Paths::Prefer, 20).await;
+    let mut events = thrifty.events();
+    world.fetch(&thrifty, "user", "/file").await.unwrap();
+    let dear = Refusal::TooDear { price_per_64_kib: 50 };
+    let stream = std::iter::from_fn(|| events.try_recv().ok()).filter_map(|event| match event {
+        Event::Stream { payable, hops, why, .. } => Some((payable, hops, why)),
+        _ => None,
+    });
+    assert_eq!(stream.last(), Some((2, 3, Some(dear))));
+    let last = tunnels(&thrifty).pop().unwrap();
+    assert_eq!((last.paid_hops, last.hops[2].unpaid), (2, Some(dear)), "{last:?}");
+    assert!(last.hops[1].paid > 0 && last.hops[2].paid == 0, "{last:?}");
+    thrifty.shutdown().await;
+
+    // Who wants nothing less than whole tunnels is refused, once the exit's price is known.
+    let strict = world.client("strict", Paths::Only, 20).await;
+    let mut events = strict.events();
+    let asking = async {
+        loop {
+            if let Err(DownloadError::Proxy { error, .. }) = world.fetch(&strict, "user", "/hello").await {
+                return error;
+            }
+        }
+    };
+    let error = tokio::time::timeout(PATIENCE, asking).await.expect("in time");
+    let not_allowed = matches!(error, tokio_socks::Error::ConnectionNotAllowedByRuleset);
+    assert!(not_allowed, "{error}");
+    let mut said = std::iter::from_fn(|| events.try_recv().ok());
+    let short = |event: &Event| {
+        matches!(
+            event,
+            Event::Searched {
+                taken: false,
+                payable: 2,
+                ..
+            }
+        )
+    };
+    assert!(said.any(|event| short(&event)));
+    strict.shutdown().await;
+    assert_eq!(world.said_about_payment_messages(), None);
+    world.network.stop().await;
+}
