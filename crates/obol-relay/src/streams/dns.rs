@@ -1,4 +1,5 @@
-//! Names to addresses and back, by the system's resolver: shared look-ups, a bounded cache, bounded work.
+//! Names to addresses and back, by the name servers and the table of hosts that the system is configured with: shared
+//! look-ups, a bounded cache, bounded work. Search domains are not used: what a client calls a name is its whole name.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -7,15 +8,24 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::ResolveHosts;
+use hickory_resolver::net::NetError;
+use hickory_resolver::proto::rr::{Name, RData};
 use tokio::sync::Semaphore;
+use tracing::warn;
 
-/// Look-ups that may be under way at once; each blocks a thread.
-const AT_ONCE: usize = 64;
+/// Look-ups that may be under way at once.
+const AT_ONCE: usize = 1024;
 /// A look-up that takes longer has no answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// A name server that takes longer is asked again, or another one (`exit_dns_timeout`'s default).
+const SERVER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often each of them is asked (`exit_dns_num_attempts`' default).
+const ATTEMPTS: usize = 2;
 /// Names that are remembered, and addresses.
 const NAMES: usize = 8192;
-/// How long an answer is remembered; the system's resolver does not say how long it is good for.
+/// How long an answer is remembered.
 const GOOD_FOR: Duration = Duration::from_secs(60);
 /// How long the lack of one is.
 const BAD_FOR: Duration = Duration::from_secs(10);
@@ -35,10 +45,21 @@ pub(crate) enum Failed {
 
 type Found<T> = Result<Arc<T>, Failed>;
 
+/// What a name stands for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    /// At least one.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Seconds that all of them were good for when they were found.
+    pub(crate) ttl: u32,
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Resolver {
-    names: Cache<[IpAddr]>,
+    /// `None`: the system's configuration cannot be read, and no name has an answer.
+    system: Option<TokioResolver>,
+    names: Cache<Addresses>,
     hosts: Cache<str>,
     places: Arc<Semaphore>,
 }
@@ -83,7 +104,12 @@ impl<T: ?Sized + Send + Sync + 'static> Cache<T> {
                         entries.retain(|_, entry| !entry.is_stale());
                     }
                     if entries.len() >= NAMES {
-                        return Err(Failed::NoAnswer);
+                        // In no order: whichever is found first has to go.
+                        let answered = entries.iter().find(|(_, entry)| entry.found.peek().is_some());
+                        let Some(known) = answered.map(|(known, _)| known.clone()) else {
+                            return Err(Failed::NoAnswer);
+                        };
+                        entries.remove(&known);
                     }
                     let found = look_up().boxed().shared();
                     entries.insert(
@@ -108,8 +134,24 @@ impl<T: ?Sized + Send + Sync + 'static> Cache<T> {
 }
 
 impl Resolver {
+    /// A resolver as the system is configured now.
     pub(crate) fn new() -> Self {
+        let system = TokioResolver::builder_tokio().and_then(|mut builder| {
+            let options = builder.options_mut();
+            options.timeout = SERVER_TIMEOUT;
+            options.attempts = ATTEMPTS;
+            // Remembered here, where those under way are shared too.
+            options.cache_size = 0;
+            options.use_hosts_file = ResolveHosts::Always;
+            // Forged answers have to guess the case of each letter (as C Tor's ServerDNSRandomizeCase).
+            options.case_randomization = true;
+            builder.build()
+        });
+        if let Err(error) = &system {
+            warn!(%error, "no name can be looked up: the system's resolver configuration cannot be used");
+        }
         Resolver {
+            system: system.ok(),
             names: Cache::new(),
             hosts: Cache::new(),
             places: Arc::new(Semaphore::new(AT_ONCE)),
@@ -117,19 +159,21 @@ impl Resolver {
     }
 
     /// The addresses of a name: at least one.
-    pub(crate) async fn resolve(&self, name: &str) -> Found<[IpAddr]> {
+    pub(crate) async fn resolve(&self, name: &str) -> Found<Addresses> {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         let places = Arc::clone(&self.places);
+        let system = self.system.clone();
         self.names
-            .get(name.clone(), || in_time(places, addresses_of(name)))
+            .get(name.clone(), || in_time(places, addresses_of(system, name)))
             .await
     }
 
     /// The name of an address.
     pub(crate) async fn name_of(&self, address: IpAddr) -> Found<str> {
         let places = Arc::clone(&self.places);
+        let system = self.system.clone();
         self.hosts
-            .get(address.to_string(), || in_time(places, host_of(address)))
+            .get(address.to_string(), || in_time(places, host_of(system, address)))
             .await
     }
 
@@ -153,13 +197,22 @@ async fn in_time<T: ?Sized>(places: Arc<Semaphore>, look_up: impl Future<Output 
         .unwrap_or(Err(Failed::NoAnswer))
 }
 
-async fn addresses_of(name: String) -> Found<[IpAddr]> {
-    // The system reports "no such name" as an error without a code.
-    let found = tokio::net::lookup_host((name.as_str(), 0))
-        .await
-        .map_err(|_| Failed::NoSuchName)?;
+/// Whether nobody answered, or somebody that there is nothing.
+fn failed(error: NetError) -> Failed {
+    match error.is_nx_domain() || error.is_no_records_found() {
+        true => Failed::NoSuchName,
+        false => Failed::NoAnswer,
+    }
+}
+
+async fn addresses_of(system: Option<TokioResolver>, name: String) -> Found<Addresses> {
+    let mut name = Name::from_ascii(name).map_err(|_| Failed::NoSuchName)?;
+    // Without search domains.
+    name.set_fqdn(true);
+    let system = system.ok_or(Failed::NoAnswer)?;
+    let found = system.lookup_ip(name).await.map_err(failed)?;
     let mut addresses: Vec<IpAddr> = Vec::new();
-    for address in found.map(|address| address.ip().to_canonical()) {
+    for address in found.iter().map(|address| address.to_canonical()) {
         if addresses.len() < ADDRESSES && !addresses.contains(&address) {
             addresses.push(address);
         }
@@ -167,14 +220,23 @@ async fn addresses_of(name: String) -> Found<[IpAddr]> {
     if addresses.is_empty() {
         return Err(Failed::NoSuchName);
     }
-    Ok(addresses.into())
+    let ttl = found.as_lookup().answers().iter().map(|record| record.ttl).min();
+    Ok(Arc::new(Addresses {
+        addresses,
+        ttl: ttl.unwrap_or(0),
+    }))
 }
 
-async fn host_of(address: IpAddr) -> Found<str> {
-    let found = tokio::task::spawn_blocking(move || dns_lookup::lookup_addr(&address)).await;
-    // The task is lost only with the runtime.
-    let name = found.map_err(|_| Failed::NoAnswer)?.map_err(|_| Failed::NoSuchName)?;
-    // An address without a name comes back as itself; and whoever owns a zone writes what he likes into it.
+async fn host_of(system: Option<TokioResolver>, address: IpAddr) -> Found<str> {
+    let system = system.ok_or(Failed::NoAnswer)?;
+    let found = system.reverse_lookup(address).await.map_err(failed)?;
+    let name = found.answers().iter().find_map(|record| match &record.data {
+        RData::PTR(name) => Some(name.to_ascii()),
+        _ => None,
+    });
+    let name = name.ok_or(Failed::NoSuchName)?;
+    let name = name.trim_end_matches('.');
+    // Whoever owns a zone writes what he likes into it.
     let is_name = name.parse::<IpAddr>().is_err()
         && (1..=HOST_NAME).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
@@ -221,11 +283,21 @@ mod tests {
     async fn names_are_looked_up_once_whatever_their_case() {
         let resolver = Resolver::new();
         let found = resolver.resolve("localhost").await.unwrap();
-        assert!(found.iter().all(IpAddr::is_loopback));
+        assert!(found.addresses.iter().all(IpAddr::is_loopback));
         let again = resolver.resolve("LOCALHOST.").await.unwrap();
         assert!(Arc::ptr_eq(&found, &again));
         resolver.sweep();
         assert_eq!(resolver.names.0.lock().unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_full_table_forgets_a_name_for_a_new_one() {
+        let cache: Cache<str> = Cache::new();
+        let known = || async { Ok(Arc::from("known")) };
+        for number in 0..NAMES + 10 {
+            assert!(cache.get(number.to_string(), known).await.is_ok());
+        }
+        assert_eq!(cache.0.lock().unwrap().len(), NAMES);
     }
 
     #[tokio::test]

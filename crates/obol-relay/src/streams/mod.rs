@@ -24,7 +24,7 @@ pub(crate) use dns::Resolver;
 pub use policy::ExitConfig;
 
 use crate::relay::Shared;
-use policy::{LITERAL_TTL, NAME_TTL, end_reason, fuzzed};
+use policy::{LITERAL_TTL, end_reason, fuzzed, name_ttl};
 
 /// A target that does not answer in this time does not answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -124,7 +124,8 @@ async fn connect(shared: &Arc<Shared>, target: &Target) -> Result<(TcpStream, Ip
         None if exit.is_closed() => return Err(failed(EndReason::ResolveFailed)),
         None => {
             let found = shared.resolver.resolve(&target.host).await;
-            (found.map_err(|_| failed(EndReason::ResolveFailed))?.to_vec(), NAME_TTL)
+            let found = found.map_err(|_| failed(EndReason::ResolveFailed))?;
+            (found.addresses.clone(), name_ttl(found.ttl))
         }
     };
     let mut addresses: Vec<SocketAddr> = addresses
@@ -227,17 +228,21 @@ pub(crate) fn resolve(shared: &Arc<Shared>, stream: StreamId, peer: Option<Peer>
     let this = Arc::clone(shared);
     shared.spawn(async move {
         let answers = match this.resolver.resolve(&name).await {
-            Ok(addresses) => {
+            Ok(found) => {
                 let visible = |address: &&IpAddr| this.exit.ipv6 || address.is_ipv4();
-                let found: Vec<Answer> = addresses
+                // What the tables of this host and its networks say of themselves is nobody's business.
+                let public = |address: &&IpAddr| !this.exit.reject_private || obol_onion::engine::is_public(**address);
+                let known: Vec<&IpAddr> = found.addresses.iter().filter(public).collect();
+                let answers: Vec<Answer> = known
                     .iter()
+                    .copied()
                     .filter(visible)
                     .map(|address| Answer::Address(*address))
                     .collect();
-                if found.is_empty() {
-                    vec![Answer::Transient]
-                } else {
-                    found
+                match (known.is_empty(), answers.is_empty()) {
+                    (true, _) => vec![Answer::Permanent],
+                    (_, true) => vec![Answer::Transient],
+                    _ => answers,
                 }
             }
             Err(failed) => vec![no_answer(failed)],

@@ -9,9 +9,9 @@ use tor_netdoc::types::policy::{AddrPolicy, RuleKind};
 
 /// Seconds that an address which the client named itself claims to be good for.
 pub(crate) const LITERAL_TTL: u32 = 1800;
-/// Seconds for a resolved name: one of the two values that exist, so that a client's path shows less of what it asked for.
-/// The system's resolver does not say how long an answer is good for; the shorter one is safe.
-pub(crate) const NAME_TTL: u32 = 300;
+/// Seconds for a resolved name: there are two values only, so that a client's path shows less of what it asked for.
+const SHORT_TTL: u32 = 300;
+const LONG_TTL: u32 = 3600;
 /// What is added or taken away at random.
 const FUZZ: u32 = 240;
 
@@ -52,6 +52,11 @@ impl ExitConfig {
         let refused = self.reject_private && (!is_public(address.ip()) || self.own.contains(&address.ip()));
         !refused && self.policy.allows_sockaddr(address) == Some(RuleKind::Accept)
     }
+}
+
+/// What a name's time to live is told as.
+pub(crate) fn name_ttl(ttl: u32) -> u32 {
+    if ttl < SHORT_TTL { SHORT_TTL } else { LONG_TTL }
 }
 
 /// A time to live, give or take some minutes.
@@ -116,7 +121,8 @@ mod tests {
     #[test]
     fn a_time_to_live_is_fuzzed_within_its_bounds() {
         for _ in 0..1000 {
-            assert!((60..=540).contains(&fuzzed(NAME_TTL)));
+            assert!((60..=540).contains(&fuzzed(name_ttl(7))));
+            assert_eq!((name_ttl(299), name_ttl(300), name_ttl(u32::MAX)), (300, 3600, 3600));
         }
     }
 }

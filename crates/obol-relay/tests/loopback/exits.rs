@@ -83,6 +83,7 @@ async fn private_addresses_are_refused_unless_the_operator_allows_them() {
         let from = source(10).await;
         assert_eq!(refusal(&tunnel, "127.0.0.1", from.port()).await, EndReason::EXITPOLICY);
         assert_eq!(refusal(&tunnel, "localhost", from.port()).await, EndReason::EXITPOLICY);
+        assert!(tunnel.resolve("localhost").await.is_err());
         assert!(tunnel.resolve_ptr([127, 0, 0, 1].into()).await.is_err());
         let closed = node(Options {
             exit: Some(ExitConfig::closed()),
