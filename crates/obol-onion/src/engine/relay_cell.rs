@@ -14,13 +14,21 @@ use super::circuit::{BACKWARD, FORWARD, Next};
 use super::event::{Event, PaymentEvent};
 use super::link::Place;
 use super::stream::Edge;
-use super::wire::{CELL_LEN, DATA_MAX, body, command, relay};
+use super::wire::{CELL_LEN, body, command, relay};
 use crate::crypto::tor1::{BODY_LEN, Tag};
 
 /// RELAY_EARLY cells that one circuit may send away from the client.
 pub(crate) const EARLY_MAX: u8 = 8;
 /// Cells that are queued at once at most: by so many may the limits on waiting cells be exceeded for a moment.
 pub(crate) const RUN_MAX: usize = 32;
+
+/// Command, stream and data of a relay message in clear. `None`: it says that it is longer than a cell.
+#[inline]
+pub(crate) fn message(body: &[u8; BODY_LEN]) -> Option<(u8, u16, &[u8])> {
+    let len = usize::from(u16::from_be_bytes([body[9], body[10]]));
+    let data = body.get(11..11 + len)?;
+    Some((body[0], u16::from_be_bytes([body[3], body[4]]), data))
+}
 
 impl Engine {
     /// RELAY or RELAY_EARLY cells of a link: as many as the first ones in `cells` have the same command and circuit, so
@@ -112,16 +120,11 @@ impl Engine {
     }
 
     /// A message for this hop.
-    pub(crate) fn recognised(&mut self, index: u32, early: bool, tag: Tag, body: &[u8; BODY_LEN]) {
-        let command = body[0];
-        let stream = u16::from_be_bytes([body[3], body[4]]);
-        let len = usize::from(u16::from_be_bytes([body[9], body[10]]));
-        if len > DATA_MAX {
+    fn recognised(&mut self, index: u32, early: bool, tag: Tag, body: &[u8; BODY_LEN]) {
+        let Some((command, stream, data)) = message(body) else {
             return self.protocol_error(index);
-        }
-        let data = &body[11..11 + len];
+        };
         if command == relay::PAYMENT_TO_NODE {
-            self.counters.payment_cells[FORWARD] += 1;
             return self.payment_message(index, stream, data);
         }
         self.charge(index, FORWARD, 1);
@@ -148,7 +151,8 @@ impl Engine {
     }
 
     /// A payment message is handed on at once, whatever else the circuit has waiting.
-    fn payment_message(&mut self, index: u32, stream: u16, data: &[u8]) {
+    pub(crate) fn payment_message(&mut self, index: u32, stream: u16, data: &[u8]) {
+        self.counters.payment_cells[FORWARD] += 1;
         let Some(name) = self.circuits.name(index) else { return };
         let Some(circuit) = self.circuits.at(index) else { return };
         if stream != 0 {

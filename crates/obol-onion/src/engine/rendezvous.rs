@@ -7,17 +7,19 @@
 //!         ══ cells: our layer off, unless they are for us; our layer of the other circuit on ══ service
 //! ```
 //!
-//! Cells for us are understood on either circuit as before: payment messages, DROP. What passes from one circuit to the
+//! Payment messages are understood on either circuit as before; DROP and whatever else needs no answer is passed over. There
+//! are no streams: what a service fetches for itself must not go where the client pays. What passes from one circuit to the
 //! other is an ordinary RELAY cell in the other's queue, under all limits of that queue. It is counted once, on the circuit
 //! of the client, whose class both circuits have from then on; what it is worth to the service is between those two. Both
 //! end when one does.
 
 use super::Engine;
 use super::cells::{Kind, List};
-use super::circuit::{BACKWARD, Circuit, Next};
-use super::relay_cell::EARLY_MAX;
+use super::circuit::{BACKWARD, Circuit, FORWARD, Next};
+use super::relay_cell::{EARLY_MAX, message};
 use super::schedule::Class;
 use super::wire::{CELL_LEN, body, relay};
+use crate::crypto::tor1::BODY_LEN;
 
 /// Length of a rendezvous cookie.
 pub(crate) const COOKIE_LEN: usize = 20;
@@ -32,6 +34,12 @@ pub(crate) struct Splice {
 }
 
 impl Circuit {
+    /// Whether it ends here, and for nothing yet.
+    fn may_be_joined(&self) -> bool {
+        let streams = self.edge.as_ref().is_some_and(|edge| !edge.streams.is_empty());
+        matches!(self.next, Next::Nowhere) && !streams
+    }
+
     /// The circuit that pays for what leaves on this one, if that is another.
     #[inline]
     pub(crate) fn payer(&self) -> Option<u32> {
@@ -45,7 +53,7 @@ impl Circuit {
 impl Engine {
     pub(crate) fn establish_rendezvous(&mut self, index: u32, data: &[u8]) {
         let Some(circuit) = self.circuits.at(index) else { return };
-        if !matches!(circuit.next, Next::Nowhere) {
+        if !circuit.may_be_joined() {
             return self.protocol_error(index);
         }
         if self.config.defences.refuse_single_hop && self.is_from_client(index) {
@@ -70,7 +78,7 @@ impl Engine {
         let Some(circuit) = self.circuits.at(index) else { return };
         let waiting = data
             .split_first_chunk::<COOKIE_LEN>()
-            .filter(|_| matches!(circuit.next, Next::Nowhere))
+            .filter(|_| circuit.may_be_joined())
             // Found and taken out at once: a cookie joins two circuits once.
             .and_then(|(cookie, handshake)| Some((self.rendezvous.remove(cookie)?, handshake)));
         let Some((client, handshake)) = waiting else {
@@ -107,8 +115,8 @@ impl Engine {
                     break;
                 }
                 let body = body(cell);
-                if let Some(tag) = layers.forward.open(body) {
-                    ours = Some((tag, body));
+                if layers.forward.open(body).is_some() {
+                    ours = Some(body);
                     break;
                 }
                 self.pool.append(&mut passed, Kind::Relayed, body);
@@ -126,9 +134,30 @@ impl Engine {
             }
             match ours {
                 _ if wrong => return self.protocol_error(index),
-                Some((tag, body)) => self.recognised(index, early, tag, body),
+                Some(body) => self.aside(index, body),
                 None => return,
             }
+        }
+    }
+
+    /// A message for this hop on a circuit that is spliced.
+    fn aside(&mut self, index: u32, body: &[u8; BODY_LEN]) {
+        let Some((command, stream, data)) = message(body) else {
+            return self.protocol_error(index);
+        };
+        if command == relay::PAYMENT_TO_NODE {
+            return self.payment_message(index, stream, data);
+        }
+        self.charge(index, FORWARD, 1);
+        match command {
+            relay::EXTEND
+            | relay::EXTEND2
+            | relay::TRUNCATE
+            | relay::ESTABLISH_INTRO
+            | relay::INTRODUCE1
+            | relay::ESTABLISH_RENDEZVOUS
+            | relay::RENDEZVOUS1 => self.protocol_error(index),
+            _ => self.counters.messages_dropped += 1,
         }
     }
 

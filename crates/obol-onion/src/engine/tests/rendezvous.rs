@@ -184,7 +184,7 @@ fn both_circuits_end_when_either_does() {
         match end {
             "client" => net.send_cell(client.client, client.id, command::DESTROY, &[0]),
             "service" => net.send_cell(service.client, service.id, command::DESTROY, &[0]),
-            "protocol error" => drop(net.send(&mut client, 1, relay::END, 1, &[])),
+            "protocol error" => drop(net.send(&mut client, 1, relay::EXTEND, 0, &[])),
             "asked" => net.nodes[POINT].destroy(service.names[1], DestroyReason::ResourceLimit),
             _ => {
                 let at = |link: &[(usize, LinkId); 2]| link[0].0 == 0;
@@ -245,26 +245,55 @@ fn joined_circuits_go_nowhere_else_and_have_no_streams() {
         net.send(circ, 1, relay::BEGIN, 3, b"example.com:80\0");
         net.send(circ, 1, relay::RESOLVE, 4, b"example.com\0");
         net.send(circ, 1, relay::BEGIN_DIR, 5, &[]);
-        net.send(circ, 1, relay::TRUNCATE, 0, &[1]);
+        for _ in 0..200 {
+            net.send(circ, 1, relay::DATA, 5, &[1; 498]);
+        }
         net.run();
-        let got: Vec<(u8, Vec<u8>)> = net.messages(circ).into_iter().map(|m| (m.command, m.data)).collect();
-        assert_eq!(
-            got,
-            [
-                (relay::END, vec![EndReason::Misc as u8]),
-                (relay::END, vec![EndReason::Misc as u8]),
-                (relay::END, vec![EndReason::NotDirectory as u8]),
-                (relay::TRUNCATED, vec![DestroyReason::Requested as u8]),
-            ]
-        );
+        assert_eq!(net.messages(circ), [], "nothing of ours goes where the client pays");
     }
+    assert_eq!(net.nodes[POINT].counters().streams_opened, 0);
     net.send(&mut client, 2, relay::DATA, 1, b"still there");
     net.run();
     assert_eq!(heard(&mut net, &mut service), [b"still there"]);
-    let (_, data) = net.extend_data(2);
-    net.send_as(&mut service, command::RELAY_EARLY, 1, relay::EXTEND2, 0, &data);
-    net.run();
-    assert!(net.destroyed(&service).is_some() && net.destroyed(&client).is_some());
+    for command in [
+        relay::EXTEND2,
+        relay::EXTEND,
+        relay::TRUNCATE,
+        relay::ESTABLISH_INTRO,
+        relay::ESTABLISH_RENDEZVOUS,
+        relay::INTRODUCE1,
+        relay::RENDEZVOUS1,
+    ] {
+        let (mut net, client, mut service) = plain();
+        let (_, data) = net.extend_data(2);
+        net.send_as(&mut service, command::RELAY_EARLY, 1, command, 0, &data);
+        net.run();
+        assert!(
+            net.destroyed(&service).is_some() && net.destroyed(&client).is_some(),
+            "{command}"
+        );
+    }
+}
+
+#[test]
+fn circuits_with_streams_are_not_joined() {
+    for command in [relay::ESTABLISH_RENDEZVOUS, relay::RENDEZVOUS1] {
+        let mut net = Net::of_size(3);
+        let (mut client, mut service) = circuits(&mut net);
+        let early = match command {
+            relay::RENDEZVOUS1 => {
+                wait(&mut net, &mut client);
+                &mut service
+            }
+            _ => &mut client,
+        };
+        net.stream(early, 1);
+        net.run();
+        net.messages(early);
+        net.send(early, 1, command, 0, &COOKIE);
+        net.run();
+        assert_eq!(net.destroyed(early), DESTROYED, "{command}");
+    }
 }
 
 #[test]
