@@ -94,9 +94,7 @@ pub(crate) fn ahead(shared: &Arc<Shared>, to: NextHop) {
 
 /// Joins a connection to a relay that is being made, or makes one.
 fn dial_for(shared: &Arc<Shared>, circuit: Option<CircuitId>, mut to: NextHop) -> Result<(), DestroyReason> {
-    // Under another relay's name our own address would only cost us both sides of a handshake.
-    to.addresses.retain(|address| !shared.own.contains(address));
-    if to.addresses.is_empty() || to.rsa == shared.keys.fingerprint() || to.ed == Some(shared.keys.ed25519()) {
+    if to.rsa == shared.keys.fingerprint() || to.ed == Some(shared.keys.ed25519()) {
         return Err(DestroyReason::ConnectFailed);
     }
     if to.ed.is_none() {

@@ -84,6 +84,15 @@ table! {
     HandshakesFailed "obol_handshakes_failed_total" Counter [] "Circuit handshakes that failed.";
     HandshakesPending "obol_handshakes_pending" Gauge [] "Circuit handshakes that wait for their result now.";
     CreatesRefused "obol_creates_refused_total" Counter [] "Circuits refused for lack of room.";
+    Defended "obol_defended_total" Counter [("against", &["circuits", "streams"])]
+        "Circuits and streams refused because their client asks for too many.";
+    ClientsMarked "obol_clients_marked_total" Counter []
+        "Client addresses from which no circuits are taken for a while, because there were too many.";
+    Services "obol_services" Gauge [] "Circuits on which onion services hear of clients now.";
+    Introductions "obol_introductions_total" Counter [("outcome", &["delivered", "refused"])]
+        "Clients that wanted a service to be told of them.";
+    Rendezvous "obol_rendezvous_total" Counter [("outcome", &["joined", "refused"])]
+        "Clients that were joined with a service; that may not wait for one, without a relay in between.";
     ExtendsFailed "obol_extends_failed_total" Counter [] "Next hops that could not be reached.";
     Streams "obol_streams_opened_total" Counter [] "Exit, directory and lookup streams begun.";
     KilledForMemory "obol_circuits_killed_memory_total" Counter [CLASS]
@@ -256,6 +265,14 @@ impl Metrics {
         self.set(Metric::HandshakesFailed, &[], c.handshakes_failed);
         self.set(Metric::HandshakesPending, &[], c.handshakes_pending);
         self.set(Metric::CreatesRefused, &[], c.creates_refused);
+        self.set(Metric::Defended, &["circuits"], c.creates_defended);
+        self.set(Metric::Defended, &["streams"], c.streams_defended);
+        self.set(Metric::ClientsMarked, &[], c.clients_marked);
+        self.set(Metric::Services, &[], c.services);
+        self.set(Metric::Introductions, &["delivered"], c.introductions);
+        self.set(Metric::Introductions, &["refused"], c.introductions_refused);
+        self.set(Metric::Rendezvous, &["joined"], c.rendezvous_joined);
+        self.set(Metric::Rendezvous, &["refused"], c.rendezvous_refused);
         self.set(Metric::ExtendsFailed, &[], c.extends_failed);
         self.set(Metric::Streams, &[], c.streams_opened);
         self.set(Metric::KilledForQueue, &[], c.killed_queue);

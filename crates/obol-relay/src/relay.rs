@@ -173,8 +173,6 @@ pub(crate) struct Shared {
     start: Instant,
     pub(crate) keys: Arc<Keys>,
     pub(crate) local: Local,
-    /// Where others reach this relay, as far as it knows.
-    pub(crate) own: Vec<SocketAddr>,
     pub(crate) exit: ExitConfig,
     pub(crate) resolver: Resolver,
     pub(crate) directory: Option<DirCache>,
@@ -366,12 +364,12 @@ impl Relay {
             true => addresses.iter().map(SocketAddr::ip).collect(),
             false => parts.advertised,
         };
-        let mut own = addresses.clone();
-        own.extend(
-            advertised
-                .iter()
-                .flat_map(|ip| addresses.iter().map(|address| SocketAddr::new(*ip, address.port()))),
-        );
+        let mut config = parts.engine;
+        let ports = || addresses.iter().map(SocketAddr::port);
+        let reached = advertised
+            .iter()
+            .flat_map(|ip| ports().map(|port| SocketAddr::new(*ip, port)));
+        config.own_addresses.extend(addresses.iter().copied().chain(reached));
         let mut exit = parts.exit;
         exit.own.extend(advertised.iter().copied());
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -386,7 +384,7 @@ impl Relay {
         rand::rng().fill_bytes(&mut seed);
         let shared = Arc::new(Shared {
             core: Mutex::new(Core {
-                engine: Engine::new(parts.engine, seed),
+                engine: Engine::new(config, seed),
                 links: HashMap::new(),
                 streams: HashMap::new(),
                 woken: Vec::new(),
@@ -400,7 +398,6 @@ impl Relay {
                 advertised,
                 timeouts: Timeouts::default(),
             },
-            own,
             exit,
             resolver: Resolver::new(),
             directory: parts.directory,

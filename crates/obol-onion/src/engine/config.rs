@@ -1,5 +1,7 @@
 //! What an [`Engine`](super::Engine) is told once, by its operator and by the consensus.
 
+use std::net::SocketAddr;
+
 use super::congestion::Congestion;
 use super::defence::DefenceParameters;
 use super::padding::LinkParameters;
@@ -37,6 +39,8 @@ pub struct EngineConfig {
     pub pending_handshakes: usize,
     /// Whether EXTEND2 may name private addresses (test networks only).
     pub allow_private_addresses: bool,
+    /// Where this relay itself is reached. Under another's name, such an address would cost both sides of a link handshake.
+    pub own_addresses: Vec<SocketAddr>,
     /// `circwindow`: DATA cells that may be under way to a client before the first SENDME; 100 to 1000.
     pub circuit_window: u16,
     /// Congestion control of circuits whose clients ask for it.
@@ -61,6 +65,7 @@ impl Default for EngineConfig {
             streams_per_circuit: 1024,
             pending_handshakes: 4096,
             allow_private_addresses: false,
+            own_addresses: Vec::new(),
             circuit_window: 1000,
             congestion: Congestion::disabled(),
             sendme_accept_min: 0,

@@ -36,6 +36,8 @@ impl Engine {
         if !self.config.allow_private_addresses {
             to.addresses.retain(|address| is_public(address.ip()));
         }
+        to.addresses
+            .retain(|address| !self.config.own_addresses.contains(address));
         if back || to.addresses.is_empty() {
             return self.protocol_error(index);
         }

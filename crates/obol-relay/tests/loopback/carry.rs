@@ -33,6 +33,31 @@ async fn a_stock_client_downloads_through_three_relays_with_ntor_v3_and_with_nto
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn circuits_that_want_one_relay_at_once_share_one_link_to_it_whatever_else_they_say_of_it() {
+    within(async {
+        let (guard, next) = (node(Options::default()).await, node(Options::default()).await);
+        let address = next.handle.addresses()[0];
+        let mut tunnels = Vec::new();
+        for _ in 0..6 {
+            tunnels.push(circuit(&[&guard], OURS).await);
+        }
+        let extended = tunnels.iter().enumerate().map(|(n, tunnel)| {
+            // A second address that nobody listens at.
+            let second = (n % 2 == 1).then(|| "[::1]:9".parse().unwrap());
+            let target = next.target_at(OURS, [address].into_iter().chain(second).collect());
+            async move {
+                let circuit = tunnel.as_single_circ().unwrap();
+                circuit.extend(&target, parameters()).await.unwrap();
+            }
+        });
+        futures::future::join_all(extended).await;
+        assert_eq!(next.handle.engine().counters().links, 1);
+        assert_eq!(guard.handle.engine().counters().links, 7);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn uploads_come_back_whole_on_several_streams_at_once() {
     within(async {
         let nodes = three().await;

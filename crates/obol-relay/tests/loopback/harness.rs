@@ -97,14 +97,18 @@ pub async fn three() -> [Node; 3] {
 impl Node {
     /// How a client names it.
     pub fn target(&self, protocols: &str) -> OwnedCircTarget {
+        self.target_at(protocols, self.handle.addresses()[..1].to_vec())
+    }
+
+    /// The same with other addresses.
+    pub fn target_at(&self, protocols: &str, addresses: Vec<SocketAddr>) -> OwnedCircTarget {
         let mut builder = OwnedCircTarget::builder();
-        let address = self.handle.addresses()[0];
         builder
             .chan_target()
             .ed_identity(self.keys.ed25519().into())
             .rsa_identity(self.keys.fingerprint().into())
-            .addrs(vec![address])
-            .method(ChannelMethod::Direct(vec![address]));
+            .addrs(addresses.clone())
+            .method(ChannelMethod::Direct(addresses));
         builder
             .ntor_onion_key(self.keys.current().ntor_public().into())
             .protocols(protocols.parse().unwrap())

@@ -97,6 +97,27 @@ fn an_extend_outside_of_relay_early_is_dropped_and_a_second_one_closes() {
 }
 
 #[test]
+fn a_relay_is_not_sent_to_itself_under_another_name() {
+    for own in [true, false] {
+        let own_addresses = if own { vec![address(1)] } else { vec![] };
+        let mut net = Net::new([
+            EngineConfig {
+                own_addresses,
+                ..EngineConfig::default()
+            },
+            EngineConfig::default(),
+        ]);
+        let client = net.client(0);
+        let mut circ = net.open(client, &[0]);
+        net.extend(&mut circ, 1);
+        net.run();
+        let closed = own.then_some(DestroyReason::Protocol as u8);
+        assert_eq!(net.destroyed(&circ), closed);
+        assert_eq!(net.links.is_empty(), own);
+    }
+}
+
+#[test]
 fn an_unreachable_next_hop_is_said_to_be_so() {
     let mut net = Net::of_size(1);
     let client = net.client(0);
