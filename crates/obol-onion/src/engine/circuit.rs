@@ -17,6 +17,7 @@ use super::Engine;
 use super::arrivals::ARRIVALS;
 use super::cells::{List, Pool};
 use super::event::{Event, NextHop, PaymentEvent};
+use super::idle::Seen;
 use super::ids::CircuitId;
 use super::intro::Introduction;
 use super::memory::Node;
@@ -141,6 +142,7 @@ pub(crate) struct Circuit {
     /// What of `held` the memory accounts know.
     pub(crate) counted: u32,
     pub(crate) node: Node,
+    pub(crate) seen: Seen,
     /// Streams and windows, if it ever ended here.
     pub(crate) edge: Option<Box<Edge>>,
 }
@@ -164,6 +166,7 @@ impl Circuit {
             held: 0,
             counted: 0,
             node: Node::default(),
+            seen: Seen::default(),
             edge: None,
         }
     }
@@ -215,6 +218,7 @@ impl Engine {
         let Some(circuit) = self.circuits.remove(name) else {
             return;
         };
+        self.neighbours.closed(circuit.neighbour);
         self.paid_circuits -= usize::from(circuit.class == Class::Paid);
         if circuit.layers.is_some() {
             self.events.push_back(Event::Payment(PaymentEvent::CircuitClosed {

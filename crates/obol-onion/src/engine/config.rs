@@ -32,6 +32,11 @@ pub struct EngineConfig {
     pub circuits_per_link: usize,
     /// Circuits of all links together.
     pub circuits: usize,
+    /// Circuits that one neighbour may have at once: a client's address, or a relay.
+    pub circuits_per_neighbour: usize,
+    /// A client's circuit that goes nowhere and has carried nothing is closed at this look, of which there is one a minute;
+    /// `None`: it is not.
+    pub idle_looks: Option<u8>,
     /// Streams that one circuit may have at once.
     pub streams_per_circuit: usize,
     /// Circuit handshakes that may wait for their result at once; further CREATEs are refused. As many signatures of onion
@@ -62,6 +67,8 @@ impl Default for EngineConfig {
             circuit_queue: 2500,
             circuits_per_link: 65_536,
             circuits: 262_144,
+            circuits_per_neighbour: 32_768,
+            idle_looks: Some(2),
             streams_per_circuit: 1024,
             pending_handshakes: 4096,
             allow_private_addresses: false,

@@ -43,6 +43,7 @@ impl Engine {
             self.counters.creates_defended += 1;
             Some(DestroyReason::ResourceLimit)
         } else if this.circuits.len() >= self.config.circuits_per_link
+            || self.neighbours.circuits(this.neighbour) >= self.config.circuits_per_neighbour
             || self.circuits.len() >= self.config.circuits
             || self.pending_handshakes >= self.config.pending_handshakes
         {
@@ -70,6 +71,7 @@ impl Engine {
         let circuit = self
             .circuits
             .insert(Box::new(Circuit::new(end, neighbour, kind == HandshakeKind::Fast)));
+        self.neighbours.opened(neighbour);
         if let Some(this) = self.links.at_mut(link) {
             this.circuits.insert(id, Place::Prev(circuit.index));
         }

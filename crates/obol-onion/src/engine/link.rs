@@ -172,6 +172,8 @@ impl Link {
 #[derive(Debug, Default)]
 pub(crate) struct Neighbours {
     by_key: HashMap<Neighbour, (u32, usize)>,
+    /// Circuits of each.
+    circuits: Vec<usize>,
     free: Vec<u32>,
     next: u32,
 }
@@ -188,6 +190,27 @@ impl Neighbours {
         });
         *links += 1;
         *index
+    }
+
+    /// Circuits of a neighbour now.
+    pub(crate) fn circuits(&self, neighbour: u32) -> usize {
+        self.circuits.get(neighbour as usize).copied().unwrap_or(0)
+    }
+
+    /// A neighbour has one circuit more.
+    pub(crate) fn opened(&mut self, neighbour: u32) {
+        let index = neighbour as usize;
+        if index >= self.circuits.len() {
+            self.circuits.resize(index + 1, 0);
+        }
+        self.circuits[index] += 1;
+    }
+
+    /// A neighbour has one circuit less.
+    pub(crate) fn closed(&mut self, neighbour: u32) {
+        if let Some(circuits) = self.circuits.get_mut(neighbour as usize) {
+            *circuits = circuits.saturating_sub(1);
+        }
     }
 
     /// Links of a neighbour now.
@@ -484,6 +507,7 @@ impl Engine {
         if now.since(self.looked) >= LOOK {
             self.looked = now;
             self.look_through_links();
+            self.look_through_circuits();
             self.forget_clients();
         }
         self.pace(now);

@@ -20,7 +20,7 @@
 //! | [`queue`], [`schedule`], [`rate`], [`memory`], [`cells`] | cells waiting: order, classes, rate, budget, slots |
 //! | [`seal`] | our layer on what leaves towards the client |
 //! | [`payments`] | credit and payment messages |
-//! | [`defence`] | those who ask for too much |
+//! | [`defence`], [`idle`] | those who ask for too much, and those who keep what they do not use |
 //!
 //! A fault of a circuit ends that circuit, a fault of a link that link ([`LinkFault`]), and nothing else.
 
@@ -35,6 +35,7 @@ mod event;
 mod extend;
 mod flow;
 mod hash;
+mod idle;
 mod ids;
 mod intro;
 mod link;
@@ -119,6 +120,8 @@ pub struct Counters {
     pub handshakes_failed: u64,
     /// CREATEs refused for lack of room.
     pub creates_refused: u64,
+    /// Circuits of clients closed because they went nowhere and carried nothing.
+    pub circuits_idle: u64,
     /// CREATEs refused because their client's address asks for too many circuits.
     pub creates_defended: u64,
     /// Times that a client's address was found to ask for too much.
@@ -202,6 +205,8 @@ pub struct Engine {
     memory: Memory,
     pacer: Option<Pacer>,
     last_ticket: u32,
+    /// Index of the circuit that was last looked at for being idle.
+    circuit_looked_at: u32,
     pending_handshakes: usize,
     pending_proofs: usize,
     paid_circuits: usize,
@@ -238,6 +243,7 @@ impl Engine {
             pool: Pool::new(),
             pacer,
             last_ticket: 0,
+            circuit_looked_at: 0,
             pending_handshakes: 0,
             pending_proofs: 0,
             paid_circuits: 0,

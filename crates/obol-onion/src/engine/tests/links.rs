@@ -41,6 +41,8 @@ fn with(parameters: &[(&str, i32)]) -> Relay {
     let config = EngineConfig {
         links: LinkParameters::new(parameter),
         allow_private_addresses: true,
+        // Here it is the links that are looked at.
+        idle_looks: None,
         ..EngineConfig::default()
     };
     Relay {
@@ -341,4 +343,52 @@ fn a_link_whose_peer_takes_nothing_for_fifty_minutes_is_closed() {
     assert_eq!(relay_.engine.transmit(relay_.now, link, &mut out, 1000), Transmit::More);
     assert_eq!(relay_.jump(49 * 60 * SECOND), []);
     assert_eq!(relay_.jump(2 * 60 * SECOND), [(link, LinkFault::Stalled)]);
+}
+
+#[test]
+fn a_clients_circuit_that_goes_nowhere_and_says_nothing_is_closed_and_others_are_not() {
+    let mut relay_ = with(&[]);
+    relay_.engine.config.idle_looks = Some(2);
+    let (ours, theirs) = (relay_.up(client()), relay_.up(relay()));
+    for id in 1..=100 {
+        relay_.create(ours, 0x8000_0000 + id, command::CREATE_FAST);
+    }
+    relay_.create(theirs, 0x8000_0001, command::CREATE2);
+    assert_eq!(relay_.engine.counters().circuits[1], 101);
+    for _ in 0..45 {
+        relay_.jump(SECOND);
+    }
+    assert_eq!(relay_.engine.counters().circuits[1], 101, "not yet");
+    // What is said on one of them is not understood: it ends at once.
+    relay_.cell(ours, 0x8000_0007, command::RELAY, &[7; 509]);
+    let said = relay_.engine.counters().circuits[1];
+    for _ in 0..61 {
+        relay_.jump(SECOND);
+    }
+    let counters = relay_.engine.counters();
+    assert_eq!(counters.circuits_idle, said - 1, "all but the relay's");
+    assert_eq!(counters.circuits[1], 1);
+    assert!(relay_.take(ours).contains(&command::DESTROY));
+}
+
+#[test]
+fn one_address_cannot_have_all_circuits() {
+    let mut relay_ = with(&[]);
+    relay_.engine.config.circuits_per_neighbour = 10;
+    let (first, second) = (relay_.up(client()), relay_.up(client()));
+    for id in 1..=8 {
+        relay_.create(first, 0x8000_0000 + id, command::CREATE_FAST);
+        relay_.create(second, 0x8000_0000 + id, command::CREATE_FAST);
+    }
+    assert_eq!(relay_.engine.counters().circuits[1], 10);
+    assert_eq!(relay_.engine.counters().creates_refused, 6);
+    let other = relay_.up(LinkInfo {
+        remote: SocketAddr::from(([192, 0, 2, 2], 40_000)),
+        ..client()
+    });
+    relay_.create(other, 0x8000_0001, command::CREATE_FAST);
+    assert_eq!(relay_.engine.counters().circuits[1], 11);
+    relay_.destroy(first, 0x8000_0001);
+    relay_.create(first, 0x8000_0009, command::CREATE_FAST);
+    assert_eq!(relay_.engine.counters().circuits[1], 11);
 }
