@@ -3,6 +3,8 @@
 //! Unknown keys are errors, values are checked as a whole when the file is read, and every error names the key and says
 //! what to write instead. Relative paths are relative to `data_directory`; that one is relative to the file itself.
 
+mod accounting;
+mod defence;
 mod values;
 
 use std::net::SocketAddr;
@@ -11,6 +13,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tor_netdoc::types::policy::{AddrPolicy, AddrPortPattern, RuleKind};
 
+pub use accounting::{Accounting, Start};
+pub use defence::Defence;
 use obol_stellar::settings::check_ledger;
 pub use obol_stellar::settings::{Amount, AssetName, Invalid, Span};
 pub use values::{Fingerprint, Size, ValueError};
@@ -24,6 +28,13 @@ pub struct Config {
     /// How to reach the operator; published. Empty: not published.
     #[serde(default)]
     pub contact: String,
+    /// What is written to the log: a level, or `module=level` pairs with commas between them. Absent: warnings. The
+    /// program's `--log` comes before it.
+    #[serde(default)]
+    pub log: Option<String>,
+    /// How long a relay that is asked to end waits for its circuits, and then again for the ledger.
+    #[serde(default = "default_shutdown_wait")]
+    pub shutdown_wait: Span,
     /// Where keys, caches and the journal live. Created if absent, readable by its owner only.
     pub data_directory: PathBuf,
     /// Where other relays and clients reach this relay.
@@ -34,9 +45,15 @@ pub struct Config {
     /// How much it carries, and how much of that unpaid.
     #[serde(default)]
     pub bandwidth: Bandwidth,
+    /// How much it carries in a period of time.
+    #[serde(default)]
+    pub accounting: Accounting,
     /// How much memory cells may take.
     #[serde(default)]
     pub memory: Memory,
+    /// C Tor's defences against floods, where the operator knows better than the consensus.
+    #[serde(default)]
+    pub defence: Defence,
     /// Whose word about the network is believed.
     pub directory: Directory,
     /// Being paid and paying. Absent: a Tor relay that neither pays nor is paid, and does not advertise `Obol=1`.
@@ -97,6 +114,8 @@ pub enum Unpaid {
 pub struct Bandwidth {
     /// What the relay carries at most. Absent: as much as it can, self-measured.
     pub rate: Option<Size>,
+    /// With `rate`: what may be saved up while less is carried, to be carried at once. Absent: nothing.
+    pub burst: Option<Size>,
     /// What circuits without credit get.
     pub unpaid: Unpaid,
     /// With `unpaid = "capped"`: the cap of the unpaid class.
@@ -117,6 +136,7 @@ impl Default for Bandwidth {
     fn default() -> Bandwidth {
         Bandwidth {
             rate: None,
+            burst: None,
             unpaid: Unpaid::Leftover,
             unpaid_cap: Size::mib(1),
             initial_credit: Size::kib(256),
@@ -264,6 +284,8 @@ pub struct Escrows {
     pub close_delay: Span,
     /// Claims above this are flushed at once. Absent: only near expiry or on request.
     pub flush_above: Option<Amount>,
+    /// When the relay ends, escrows that expire within this are flushed first: it may be away for so long.
+    pub shutdown_flush: Span,
 }
 
 impl Default for Escrows {
@@ -276,6 +298,7 @@ impl Default for Escrows {
             new_per_minute: 600,
             close_delay: Span::hours(1),
             flush_above: None,
+            shutdown_flush: Span::hours(24),
         }
     }
 }
@@ -333,6 +356,9 @@ impl Default for Gateway {
 fn yes() -> bool {
     true
 }
+fn default_shutdown_wait() -> Span {
+    Span::seconds(30)
+}
 fn default_forward_ppm() -> u32 {
     1_000
 }
@@ -356,7 +382,7 @@ fn default_highest_fee() -> i64 {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the configuration {path}: {source}")]
+    #[error("cannot read the configuration {path}: {source}. `obol config example` prints one to start from")]
     Read {
         /// The file.
         path: PathBuf,
@@ -463,6 +489,15 @@ impl Config {
         }
         self.exit_policy()?;
         self.bandwidth.check()?;
+        self.accounting.check()?;
+        self.defence.check()?;
+        if self.shutdown_wait > Span::hours(24) {
+            return Err(invalid(
+                "shutdown_wait",
+                format!("is {}", self.shutdown_wait),
+                "wait for a day at most",
+            ));
+        }
         if self.memory.cells < Size::mib(4) {
             return Err(invalid(
                 "memory.cells",
@@ -518,6 +553,15 @@ impl Bandwidth {
                 "bandwidth.rate",
                 format!("is {rate}"),
                 "allow at least \"16 KiB\" a second, or remove the key",
+            ));
+        }
+        if let Some(burst) = self.burst
+            && self.rate.is_none_or(|rate| burst < rate)
+        {
+            return Err(invalid(
+                "bandwidth.burst",
+                format!("is {burst}"),
+                "make it at least bandwidth.rate, which it needs, or remove the key",
             ));
         }
         if self.unpaid == Unpaid::Capped && self.unpaid_cap < Size::kib(16) {

@@ -49,6 +49,8 @@ pub struct Description {
     pub bandwidth_observed: u64,
     /// How long it has been running.
     pub uptime: Duration,
+    /// It has carried what it may in this period, and accepts nothing new.
+    pub hibernating: bool,
     /// What it connects to as an exit.
     pub policy: AddrPolicy,
     /// Whether it exits to IPv6 as well, under the same policy.
@@ -133,6 +135,9 @@ pub fn build(
         .args_raw_string(&spaced(&hex::encode_upper(keys.fingerprint())));
     let (sha1, sha256) = extra_info.digests();
     doc.item("extra-info-digest").arg(&sha1).arg(&sha256);
+    if about.hibernating {
+        doc.item("hibernating").arg(&1_u16);
+    }
     doc.item("uptime").arg(&about.uptime.as_secs());
     doc.item("bandwidth")
         .arg(&about.bandwidth_rate.max(1))
@@ -258,6 +263,7 @@ mod tests {
             bandwidth_burst: 1 << 21,
             bandwidth_observed: 1 << 20,
             uptime: Duration::from_secs(60),
+            hibernating: false,
             policy: AddrPolicy::new(),
             ipv6_exit: false,
             protocols: PROTOCOLS,

@@ -51,13 +51,18 @@ pub struct Directory {
     /// How each authority stands to our descriptor.
     standings: watch::Receiver<Vec<Standing>>,
     /// Requests to fetch.
-    fetching: mpsc::Sender<Refresh>,
+    fetching: mpsc::Sender<Request>,
     /// Both tasks.
     tasks: [JoinHandle<()>; 2],
 }
 
-/// Where the answer to a request to fetch goes.
-type Refresh = oneshot::Sender<Result<(), FetchError>>;
+/// What the task that fetches is asked for.
+enum Request {
+    /// Fetch now; the answer goes here.
+    Refresh(oneshot::Sender<Result<(), FetchError>>),
+    /// Believe these from now on.
+    Authorities(Vec<Authority>),
+}
 
 impl Directory {
     /// Starts to follow the network that these authorities describe. Must be called in a tokio runtime. Nothing is
@@ -104,18 +109,30 @@ impl Directory {
     /// [`publish`](Self::publish). Returns when the first authority has it; fails if none took it at the first attempt. Each
     /// authority that has not taken it is tried again until it has, all the same.
     pub async fn publish_with(&self, make: MakeDescriptor) -> Result<(), PublishError> {
-        self.ask(Some(make)).await
+        self.ask(Some(make), None).await
     }
 
     /// Publishes a new descriptor now: something in it changed.
     pub async fn publish(&self) -> Result<(), PublishError> {
-        self.ask(None).await
+        self.ask(None, None).await
     }
 
-    async fn ask(&self, make: Option<MakeDescriptor>) -> Result<(), PublishError> {
+    /// From now on these authorities are believed, and published to. What is held stays until their consensus comes.
+    /// Publishes as [`publish`](Self::publish) does.
+    pub async fn set_authorities(&self, authorities: Vec<Authority>) -> Result<(), PublishError> {
+        // The task ends with this.
+        let _ = self.fetching.send(Request::Authorities(authorities.clone())).await;
+        self.ask(None, Some(authorities)).await
+    }
+
+    async fn ask(&self, make: Option<MakeDescriptor>, authorities: Option<Vec<Authority>>) -> Result<(), PublishError> {
         let (reply, answer) = oneshot::channel();
         self.publishing
-            .send(publish::Command { make, reply })
+            .send(publish::Command {
+                make,
+                authorities,
+                reply,
+            })
             .await
             .map_err(|_| PublishError::ShutDown)?;
         answer.await.unwrap_or(Err(PublishError::ShutDown))
@@ -129,7 +146,7 @@ impl Directory {
     /// Fetches the consensus and what belongs to it now.
     pub async fn refresh(&self) -> Result<(), FetchError> {
         let (reply, answer) = oneshot::channel();
-        if self.fetching.send(reply).await.is_err() {
+        if self.fetching.send(Request::Refresh(reply)).await.is_err() {
             return Err(FetchError::NoAuthority);
         }
         answer.await.unwrap_or(Err(FetchError::NoAuthority))
@@ -165,13 +182,17 @@ struct Keeper {
 
 impl Keeper {
     /// Runs until the handle is gone.
-    async fn run(mut self, mut requests: mpsc::Receiver<Refresh>) {
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         loop {
             tokio::select! {
                 biased;
                 request = requests.recv() => match request {
-                    Some(reply) => {
+                    Some(Request::Refresh(reply)) => {
                         let _ = reply.send(self.refresh().await);
+                    }
+                    Some(Request::Authorities(authorities)) => {
+                        self.authorities = authorities;
+                        self.refresh_at = tokio::time::Instant::now();
                     }
                     None => return,
                 },

@@ -54,10 +54,11 @@ impl Destination {
 
 /// Finishes an accepted connection's handshake and serves the link until it ends.
 pub(crate) async fn accepted(shared: Arc<Shared>, tcp: TcpStream, knock: Knock) {
+    let local = shared.local();
     let done = tokio::select! {
         () = shared.stop.cancelled() => return,
         () = knock.cut.cancelled() => return debug!("a link handshake gave way to others"),
-        done = handshake::accept(tcp, &shared.keys, &shared.local) => done,
+        done = handshake::accept(tcp, &shared.keys, &local) => done,
     };
     match done {
         Ok(established) => {
@@ -124,6 +125,7 @@ async fn dial(shared: Arc<Shared>, to: NextHop) {
         rsa: Some(to.rsa),
         ed25519: to.ed,
     };
+    let local = shared.local();
     let mut established = None;
     // Another connection may have come about since the circuit asked; now that this one is known to be under way, none can
     // any more without being found.
@@ -131,7 +133,7 @@ async fn dial(shared: Arc<Shared>, to: NextHop) {
     for address in to.addresses.iter().filter(|_| found.is_none()) {
         let done = tokio::select! {
             () = shared.stop.cancelled() => return,
-            done = handshake::connect(*address, expected, &shared.keys, &shared.local) => done,
+            done = handshake::connect(*address, expected, &shared.keys, &local) => done,
         };
         match done {
             Ok(done) => {

@@ -13,8 +13,8 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use obol_onion::engine::{
@@ -172,8 +172,12 @@ pub(crate) struct Shared {
     core: Mutex<Core>,
     start: Instant,
     pub(crate) keys: Arc<Keys>,
-    pub(crate) local: Local,
-    pub(crate) exit: ExitConfig,
+    local: RwLock<Arc<Local>>,
+    exit: RwLock<Arc<ExitConfig>>,
+    /// Parameters that the operator has set, whatever the consensus says.
+    overrides: RwLock<HashMap<&'static str, i32>>,
+    /// Accept no links and no circuits.
+    asleep: AtomicBool,
     pub(crate) resolver: Resolver,
     pub(crate) directory: Option<DirCache>,
     pub(crate) net: Option<NetView>,
@@ -241,7 +245,24 @@ impl Shared {
 
     fn lock(&self) -> MutexGuard<'_, Core> {
         // A panic inside is a bug of ours that has been reported; the other links need not die of it.
-        self.core.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it says of itself when it opens a link.
+    pub(crate) fn local(&self) -> Arc<Local> {
+        Arc::clone(&self.local.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What it connects to as an exit.
+    pub(crate) fn exit(&self) -> Arc<ExitConfig> {
+        Arc::clone(&self.exit.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A parameter: as the operator has set it, or as the consensus has, if either has.
+    fn parameter(&self, name: &str) -> Option<i32> {
+        let set = self.overrides.read().unwrap_or_else(PoisonError::into_inner);
+        let set = set.get(name).copied();
+        set.or_else(|| self.net.as_ref().and_then(|net| net.param(name)))
     }
 
     /// One batch of work on the engine, under its lock; then what it asks for is done.
@@ -394,11 +415,13 @@ impl Relay {
             }),
             start: Instant::now(),
             keys: parts.keys,
-            local: Local {
+            local: RwLock::new(Arc::new(Local {
                 advertised,
                 timeouts: Timeouts::default(),
-            },
-            exit,
+            })),
+            exit: RwLock::new(Arc::new(exit)),
+            overrides: RwLock::default(),
+            asleep: AtomicBool::new(false),
             resolver: Resolver::new(),
             directory: parts.directory,
             net: parts.net,
@@ -439,10 +462,48 @@ impl RelayHandle {
         self.engine.clone()
     }
 
+    /// From now on new links and circuits are refused, or accepted again. Those that are open go on.
+    pub fn sleep(&self, asleep: bool) {
+        let shared = &self.engine.0;
+        shared.asleep.store(asleep, Ordering::Relaxed);
+        shared.with(|engine, _| engine.refuse_circuits(asleep));
+    }
+
+    /// Closes all links, and with them all circuits.
+    pub fn close_links(&self) {
+        self.engine.0.with_core(|core, _| {
+            for task in core.links.values() {
+                task.stop.cancel();
+            }
+        });
+    }
+
+    /// From now on it connects to this as an exit; the advertised addresses are added to its own.
+    pub fn set_exit(&self, mut exit: ExitConfig) {
+        let shared = &self.engine.0;
+        exit.own.extend(shared.local().advertised.iter().copied());
+        *shared.exit.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(exit);
+    }
+
+    /// From now on links are opened and accepted with these addresses for its own. For [`set_exit`](Self::set_exit) to
+    /// know them, it comes after this.
+    pub fn set_advertised(&self, advertised: Vec<IpAddr>) {
+        let mut local = self.engine.0.local.write().unwrap_or_else(PoisonError::into_inner);
+        *local = Arc::new(Local {
+            advertised,
+            timeouts: local.timeouts,
+        });
+    }
+
+    /// From now on these parameters hold, by their names in the consensus, whatever that says.
+    pub fn set_overrides(&self, overrides: HashMap<&'static str, i32>) {
+        *self.engine.0.overrides.write().unwrap_or_else(PoisonError::into_inner) = overrides;
+    }
+
     /// Stops the relay: no more circuits, all links closed, all tasks ended.
     pub async fn shutdown(&self) {
+        self.sleep(true);
         let shared = &self.engine.0;
-        shared.with(|engine, _| engine.refuse_circuits());
         shared.stop.cancel();
         shared.stopped.cancelled().await;
     }
@@ -505,6 +566,16 @@ impl EngineHandle {
         self.with(|engine, now| engine.set_rate(now, rate));
     }
 
+    /// Changes what may be saved up of that rate, in bytes.
+    pub fn set_burst(&self, burst: u64) {
+        self.with(|engine, now| engine.set_burst(now, burst));
+    }
+
+    /// Changes how much memory cells may take, in bytes.
+    pub fn set_cell_memory(&self, bytes: usize) {
+        self.with(|engine, _| engine.set_cell_memory(bytes));
+    }
+
     /// Changes what the unpaid class gets of it.
     pub fn set_unpaid(&self, unpaid: UnpaidShare) {
         self.with(|engine, now| engine.set_unpaid(now, unpaid));
@@ -525,6 +596,7 @@ impl EngineHandle {
 async fn listen(shared: Arc<Shared>, listener: TcpListener) {
     loop {
         match listener.accept().await {
+            Ok(_) if shared.asleep.load(Ordering::Relaxed) => {}
             Ok((tcp, remote)) => match shared.door.knock(remote, Instant::now()) {
                 Ok(knock) => drop(shared.tasks.spawn(link::accepted(Arc::clone(&shared), tcp, knock))),
                 Err(refused) => debug!(%remote, %refused, "a connection is not let in"),
@@ -589,21 +661,24 @@ async fn housekeeper(shared: Arc<Shared>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     for tick in (0..SECOND).cycle() {
         ticks.tick().await;
+        let param = |name: &str, default| shared.parameter(name).unwrap_or(default);
+        let defences = (tick == 0).then(|| {
+            shared.door.set_limits(ConnectionLimits::new(param));
+            DefenceParameters::new(param)
+        });
         // Without a network it stays as it was configured.
-        let net = shared.net.as_ref().filter(|_| tick == 0);
-        let parameters = net.map(|net| {
-            let param = |name: &str, default| net.param(name).unwrap_or(default);
+        let parameters = (tick == 0 && shared.net.is_some()).then(|| {
             let window = param("circwindow", 1000).clamp(100, 1000) as u16;
             let accept = param("sendme_accept_min_version", 0).clamp(0, 1) as u8;
-            let congestion = Congestion::from_consensus(|name| net.param(name));
-            shared.door.set_limits(ConnectionLimits::new(param));
-            let defences = DefenceParameters::new(param);
-            (window, accept, congestion, LinkParameters::new(param), defences)
+            let congestion = Congestion::from_consensus(|name| shared.parameter(name));
+            (window, accept, congestion, LinkParameters::new(param))
         });
         shared.with(|engine, now| {
-            if let Some((window, accept, congestion, links, defences)) = parameters {
+            if let Some((window, accept, congestion, links)) = parameters {
                 engine.set_parameters(window, accept, congestion);
                 engine.set_link_parameters(links);
+            }
+            if let Some(defences) = defences {
                 engine.set_defences(defences);
             }
             engine.tick(now);

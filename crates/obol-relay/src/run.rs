@@ -3,18 +3,22 @@
 //! [`run`] is what `obol relay` does, and what a test network does for each of its relays, in one process or in many. What a
 //! running relay is and where it is found stands in `running.json` in its data directory, for as long as it runs.
 
+mod accounting;
 mod publishing;
+mod reload;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use obol_gateway::{Backend, BoxFuture, Control, ControlError, Gateway, GatewayError};
 use obol_onion::engine::{CELL_LEN, EngineConfig, UnpaidShare};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError, Size, Unpaid};
 use crate::directory::{Authority, ClientShare, DirCache, Directory};
@@ -24,6 +28,13 @@ use crate::payments::{self, Payments};
 use crate::relay::{self, EngineHandle, Relay, RelayHandle, RelayParts, payment_channel};
 use crate::streams::ExitConfig;
 use publishing::Announcement;
+
+pub use reload::ReloadError;
+
+use accounting::Account;
+
+/// How often a relay that ends looks whether it still has circuits.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The file in the data directory that tells where a running relay is found.
 pub const RUNNING: &str = "running.json";
@@ -74,6 +85,11 @@ pub struct RunningRelay {
     keys: Arc<Keys>,
     announcement: Option<Arc<Announcement>>,
     tasks: Vec<JoinHandle<()>>,
+    /// The configuration in force.
+    settings: watch::Sender<Arc<Config>>,
+    account: Arc<Mutex<Account>>,
+    /// It is asked to end.
+    leaving: CancellationToken,
     running: PathBuf,
     /// `running.json` is ours.
     announced: bool,
@@ -91,32 +107,25 @@ pub async fn run(config: Config) -> Result<RunningRelay, RunError> {
         let opened = tokio::task::spawn_blocking(move || Keys::open(&path, SystemTime::now())).await;
         opened.map_err(|_| RunError::Ending)??
     };
-    let authorities = config.directory.authorities.iter().map(|authority| Authority {
-        name: authority.name.clone(),
-        address: authority.address,
-        v3_identity: authority.v3_identity.0,
-    });
-    let directory = Arc::new(Directory::start(authorities.collect()));
-    let cache = directory.cache().sharing(ClientShare {
-        bucket: config.bandwidth.directory_per_address.bytes(),
-        refill: config.bandwidth.directory_refill.bytes(),
-    });
+    let account = {
+        let (path, accounting) = (config.path(Path::new(accounting::FILE)), config.accounting.clone());
+        Account::open(path, &accounting, SystemTime::now())?
+    };
+    let directory = Arc::new(Directory::start(authorities(&config)));
+    let cache = directory.cache().sharing(client_share(&config));
     let (sink, events) = payment_channel();
     let relay = Relay::start(RelayParts {
         keys: Arc::clone(&keys),
         listen: vec![config.or.listen],
-        advertised: config.or.advertise.map(|address| address.ip()).into_iter().collect(),
+        advertised: advertised(&config),
         engine: engine_config(&config),
-        exit: ExitConfig {
-            policy: config.exit_policy()?,
-            reject_private: config.exit.reject_private,
-            ..ExitConfig::closed()
-        },
+        exit: exit_config(&config)?,
         directory: Some(cache.clone()),
         net: Some(directory.view()),
         payments: config.payments.as_ref().map(|_| sink),
     })
     .await?;
+    relay.set_overrides(config.defence.overrides());
     let mut running = RunningRelay {
         relay,
         cache,
@@ -126,6 +135,9 @@ pub async fn run(config: Config) -> Result<RunningRelay, RunError> {
         keys,
         announcement: None,
         tasks: Vec::new(),
+        settings: watch::channel(Arc::new(config.clone())).0,
+        account: Arc::new(Mutex::new(account)),
+        leaving: CancellationToken::new(),
         running: config.path(Path::new(RUNNING)),
         announced: false,
     };
@@ -162,7 +174,7 @@ async fn finish(running: &mut RunningRelay, config: Config, events: relay::Payme
             token: config.path(&config.gateway.token),
         };
         let about = About {
-            nickname: config.nickname.clone(),
+            settings: running.settings.subscribe(),
             fingerprint: hex::encode_upper(running.keys.fingerprint()),
             engine: engine.clone(),
             payments: running.payments.clone(),
@@ -178,6 +190,16 @@ async fn finish(running: &mut RunningRelay, config: Config, events: relay::Payme
     running
         .tasks
         .push(tokio::spawn(Arc::clone(&announcement).measure(engine)));
+    let keeper = accounting::Keeper {
+        account: Arc::clone(&running.account),
+        settings: running.settings.subscribe(),
+        relay: running.relay.clone(),
+        announcement: Arc::clone(&announcement),
+        leaving: running.leaving.clone(),
+    };
+    // Before anybody is told of a relay that may have carried all it may.
+    let awake = keeper.start();
+    running.tasks.push(tokio::spawn(keeper.run(awake)));
     if let Some(payments) = running.payments.clone() {
         running
             .tasks
@@ -229,6 +251,38 @@ impl RunningRelay {
         self.payments.as_ref()
     }
 
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.settings.borrow())
+    }
+
+    /// Before [`shutdown`](Self::shutdown), as C Tor does on SIGTERM: accepts no more links and circuits (CREATE is answered
+    /// with DESTROY, reason HIBERNATING), waits until those that are open have ended, at most for `shutdown_wait`, and
+    /// then, again at most for so long, until the ledger has what must not wait for the next start
+    /// ([`Payments::settle`]). May be given up at any moment: nothing is lost by that but time.
+    pub async fn wind_down(&self) {
+        self.leaving.cancel();
+        self.relay.sleep(true);
+        let config = self.config();
+        let wait = config.shutdown_wait.0;
+        let engine = self.engine();
+        let circuits = || engine.counters().circuits.iter().sum::<u64>();
+        let ended = async {
+            while circuits() > 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        if tokio::time::timeout(wait, ended).await.is_err() {
+            tracing::info!(circuits = circuits(), "circuits are still open; they are closed now");
+        }
+        if let (Some(payments), Some(of_payments)) = (&self.payments, &config.payments) {
+            let settled = payments.settle(of_payments.escrows.shutdown_flush.0);
+            if tokio::time::timeout(wait, settled).await.is_err() {
+                tracing::warn!("the ledger has not answered to everything yet; the next start goes on with that");
+            }
+        }
+    }
+
     /// Stops everything, in order: no new circuits, links closed, what was under way on the ledger left for the next
     /// start, the journal let go.
     pub async fn shutdown(mut self) {
@@ -243,6 +297,10 @@ impl RunningRelay {
             gateway.stop().await;
         }
         self.relay.shutdown().await;
+        self.account
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .save_or_say();
         if let Some(payments) = self.payments.take() {
             payments.stop().await;
         }
@@ -299,20 +357,53 @@ fn unpaid_share(unpaid: Unpaid, cap: Size) -> UnpaidShare {
     }
 }
 
+fn authorities(config: &Config) -> Vec<Authority> {
+    let all = config.directory.authorities.iter().map(|authority| Authority {
+        name: authority.name.clone(),
+        address: authority.address,
+        v3_identity: authority.v3_identity.0,
+    });
+    all.collect()
+}
+
+fn client_share(config: &Config) -> ClientShare {
+    ClientShare {
+        bucket: config.bandwidth.directory_per_address.bytes(),
+        refill: config.bandwidth.directory_refill.bytes(),
+    }
+}
+
+fn advertised(config: &Config) -> Vec<IpAddr> {
+    config.or.advertise.map(|address| address.ip()).into_iter().collect()
+}
+
+fn exit_config(config: &Config) -> Result<ExitConfig, ConfigError> {
+    Ok(ExitConfig {
+        policy: config.exit_policy()?,
+        reject_private: config.exit.reject_private,
+        ..ExitConfig::closed()
+    })
+}
+
 fn engine_config(config: &Config) -> EngineConfig {
     let bandwidth = &config.bandwidth;
     EngineConfig {
         rate: bandwidth.rate.map(Size::bytes),
+        burst: bandwidth.burst.map_or(0, Size::bytes),
         unpaid: unpaid_share(bandwidth.unpaid, bandwidth.unpaid_cap),
-        cell_memory: usize::try_from(config.memory.cells.bytes()).unwrap_or(usize::MAX),
+        cell_memory: cell_memory(config),
         allow_private_addresses: config.or.allow_private_addresses,
         ..EngineConfig::default()
     }
 }
 
+fn cell_memory(config: &Config) -> usize {
+    usize::try_from(config.memory.cells.bytes()).unwrap_or(usize::MAX)
+}
+
 /// What the local interface shows.
 struct About {
-    nickname: String,
+    settings: watch::Receiver<Arc<Config>>,
     fingerprint: String,
     engine: EngineHandle,
     payments: Option<Payments>,
@@ -377,7 +468,7 @@ impl About {
         let onion_services = self.cache.onion_services();
         let standings = self.directory.standings().borrow().clone();
         json!({
-            "nickname": self.nickname,
+            "nickname": self.settings.borrow().nickname,
             "fingerprint": self.fingerprint,
             "relays_known": snapshot.relays().len(),
             "authorities": standings.iter().map(|standing| json!({

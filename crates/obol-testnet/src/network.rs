@@ -495,6 +495,8 @@ impl Plan {
         relay_config::Config {
             nickname: self.nickname.clone(),
             contact: String::new(),
+            log: None,
+            shutdown_wait: Span::seconds(30),
             data_directory: self.directory.clone(),
             or: relay_config::OrPort {
                 listen: loopback,
@@ -506,6 +508,8 @@ impl Plan {
                 reject_private: false,
             },
             bandwidth: relay_config::Bandwidth::default(),
+            accounting: relay_config::Accounting::default(),
+            defence: relay_config::Defence::default(),
             memory: relay_config::Memory {
                 cells: Size(options.cell_memory),
             },

@@ -5,15 +5,16 @@ mod client;
 mod config;
 mod demo;
 mod ledger;
+mod log;
 mod network;
 mod relay;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+
+use log::Log;
 
 /// A Tor relay that is paid by the byte, and a client that pays.
 #[derive(Debug, Parser)]
@@ -116,24 +117,15 @@ fn parse_size(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Warnings, but not those that any small Tor network gives every second: too few guards to choose from.
-const QUIET: &str = "warn,tor_netdir=error,tor_guardmgr=error,tor_circmgr=error,tor_dirmgr=error,arti_client=error";
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = match cli.log.as_deref().map(EnvFilter::try_new) {
-        None => EnvFilter::new(QUIET),
-        Some(Ok(filter)) => filter,
-        Some(Err(error)) => {
-            eprintln!("obol: --log: {error}. Write a level, or module=level pairs with commas between them.");
+    let log = match Log::start(cli.log.as_deref()) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("obol: {}", with_causes(&error));
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -145,7 +137,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Demo(args) => demo::run(args).await,
             Command::Network(args) => network::run(args).await,
-            Command::Relay(args) => relay::run(args).await,
+            Command::Relay(args) => relay::run(args, log).await,
             Command::Client(args) => client::run(args).await,
             Command::Ledger(args) => ledger::run(args).await,
             Command::Bench(command) => bench::run(command).await,

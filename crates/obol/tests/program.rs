@@ -204,3 +204,148 @@ fn a_relay_that_cannot_start_says_why_once_and_what_to_do() {
         "{said}"
     );
 }
+
+/// A relay without payments, in a process of its own, with its gateway; nobody publishes it.
+#[cfg(unix)]
+struct Relay {
+    child: Leash,
+    place: tempfile::TempDir,
+}
+
+#[cfg(unix)]
+impl Relay {
+    fn start() -> Relay {
+        Relay::start_with(|_| {})
+    }
+
+    fn start_with(prepare: impl FnOnce(&mut Command)) -> Relay {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::write(place.path().join("node.toml"), Relay::text("")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_obol"));
+        command
+            .args(["relay", "--config"])
+            .arg(place.path().join("node.toml"))
+            .env_remove("OBOL_LOG")
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(place.path().join("log")).unwrap());
+        prepare(&mut command);
+        let child = Leash(command.spawn().unwrap());
+        let mut relay = Relay { child, place };
+        let running = relay.place.path().join("data/running.json");
+        wait_until("the relay's start", || {
+            assert!(relay.child.0.try_wait().unwrap().is_none(), "{}", relay.log());
+            running.exists()
+        });
+        relay
+    }
+
+    /// A configuration with `more` lines on top.
+    fn text(more: &str) -> String {
+        format!(
+            "{more}\nnickname = \"program\"\nlog = \"info\"\nshutdown_wait = \"10min\"\ndata_directory = \"data\"\n\
+             [or]\nlisten = \"127.0.0.1:0\"\nallow_private_addresses = true\n[directory]\npublish = false\n\
+             [[directory.authorities]]\nname = \"nobody\"\naddress = \"127.0.0.1:1\"\n\
+             v3_identity = \"0000000000000000000000000000000000000000\"\n"
+        )
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.place.path().join("log")).unwrap()
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.0.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Writes another configuration, has it read, and waits for this in the log.
+    fn reload(&self, text: &str, said: &str) {
+        std::fs::write(self.place.path().join("node.toml"), text).unwrap();
+        self.signal("HUP");
+        wait_until(said, || self.log().contains(said));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_relay_that_is_asked_to_end_does_so_and_clears_up() {
+    for signal in ["TERM", "INT"] {
+        let mut relay = Relay::start();
+        relay.signal(signal);
+        assert_eq!(relay.child.0.wait().unwrap().code(), Some(0), "{}", relay.log());
+        assert!(!relay.place.path().join("data/running.json").exists());
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_new_configuration_is_used_as_a_whole_or_not_at_all() {
+    let mut relay = Relay::start();
+    relay.reload(&Relay::text("contact = \"me\""), "changed: contact");
+    relay.reload(
+        &Relay::text("contact = \"me\"").replace("\"data\"", "\"elsewhere\""),
+        "data_directory cannot change",
+    );
+    relay.reload(&Relay::text("contakt = \"me\""), "contakt");
+    relay.reload(
+        &Relay::text("contact = \"me\"\n").replace("\"info\"", "\"\\u0001=\""),
+        "log is",
+    );
+    // None of these has ended it.
+    relay.reload(
+        &Relay::text("contact = \"me\"\nshutdown_wait = \"1s\"").replace("shutdown_wait = \"10min\"\n", ""),
+        "changed: shutdown_wait",
+    );
+    relay.reload(
+        &Relay::text("contact = \"me\"").replace("\"info\"", "\"warn\""),
+        "changed: log, shutdown_wait",
+    );
+    relay.signal("TERM");
+    assert_eq!(relay.child.0.wait().unwrap().code(), Some(0));
+    assert!(
+        !relay.log().contains("asked to end"),
+        "that is information, not a warning"
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn systemd_is_told_when_the_relay_is_ready_reloads_lives_and_stops() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(300))).unwrap();
+    let heard = |wanted: &str| {
+        let mut buffer = [0; 4096];
+        loop {
+            let len = socket.recv(&mut buffer).expect(wanted);
+            let text = String::from_utf8_lossy(&buffer[..len]).into_owned();
+            if text.lines().any(|line| line == wanted) {
+                return text;
+            }
+        }
+    };
+    let mut relay = Relay::start_with(|command| {
+        // The process itself is who is watched.
+        command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000000");
+    });
+    assert!(heard("READY=1").contains("STATUS=program: 0 links"));
+    heard("WATCHDOG=1");
+    relay.signal("HUP");
+    assert!(heard("RELOADING=1").contains("MONOTONIC_USEC="));
+    heard("READY=1");
+    relay.signal("TERM");
+    heard("STOPPING=1");
+    assert_eq!(relay.child.0.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_relay_without_a_configuration_is_told_where_to_get_one() {
+    let output = obol(&["relay"]);
+    assert_eq!(output.status.code(), Some(2));
+    let nowhere = refused(&["relay", "--config", "no/such/file"]);
+    for said in [String::from_utf8_lossy(&output.stderr).into_owned(), nowhere] {
+        assert!(said.contains("obol config example"), "{said}");
+    }
+}

@@ -21,6 +21,9 @@ pub enum UnpaidShare {
 pub struct EngineConfig {
     /// Bytes of cells per second that all links together send; `None`: as fast as they take them.
     pub rate: Option<u64>,
+    /// With a rate: bytes that may be saved up while less is sent, to be sent at once. What little every relay needs to
+    /// keep its rate is always there.
+    pub burst: u64,
     /// What the unpaid class gets of it.
     pub unpaid: UnpaidShare,
     /// Bytes of memory for queued cells and for what streams have not yet passed on. A quarter is the unpaid class's own
@@ -62,6 +65,7 @@ impl Default for EngineConfig {
     fn default() -> Self {
         EngineConfig {
             rate: None,
+            burst: 0,
             unpaid: UnpaidShare::Leftover,
             cell_memory: 256 << 20,
             circuit_queue: 2500,

@@ -72,10 +72,18 @@ impl Memory {
             heads: [NONE; 128],
             occupied: 0,
         };
+        let mut memory = Memory {
+            shares: [share(0), share(0)],
+        };
+        memory.set_budget(cells);
+        memory
+    }
+
+    /// Changes what all circuits together may hold.
+    pub(crate) fn set_budget(&mut self, cells: usize) {
         let unpaid = (cells / 4).max(1);
-        Memory {
-            shares: [share(cells.saturating_sub(unpaid).max(1)), share(unpaid)],
-        }
+        self.shares[Class::Unpaid as usize].budget = unpaid;
+        self.shares[Class::Paid as usize].budget = cells.saturating_sub(unpaid).max(1);
     }
 
     /// Cells that the circuits of a class hold.

@@ -166,14 +166,14 @@ struct Pacer {
 
 impl Pacer {
     /// `None` if nothing is limited.
-    fn new(rate: Option<u64>, unpaid: UnpaidShare, hash: Seeded) -> Option<Pacer> {
-        let unpaid = match unpaid {
+    fn new(config: &EngineConfig, hash: Seeded) -> Option<Pacer> {
+        let unpaid = match config.unpaid {
             UnpaidShare::Leftover => None,
             UnpaidShare::Capped(rate) => Some(rate),
         };
-        (rate.is_some() || unpaid.is_some()).then(|| Pacer {
+        (config.rate.is_some() || unpaid.is_some()).then(|| Pacer {
             schedule: Schedule::new(hash),
-            total: rate.map(Bucket::new),
+            total: config.rate.map(|rate| Bucket::saving(rate, config.burst)),
             unpaid: unpaid.map(Bucket::new),
         })
     }
@@ -224,7 +224,7 @@ impl Engine {
     pub fn new(config: EngineConfig, seed: [u8; 32]) -> Self {
         let mut rng = Rng::new(&seed);
         let hash = Seeded::new(rng.next_u64());
-        let pacer = Pacer::new(config.rate, config.unpaid, hash);
+        let pacer = Pacer::new(&config, hash);
         Engine {
             memory: Memory::new(config.cell_memory / CELL_LEN),
             config,
@@ -266,9 +266,10 @@ impl Engine {
         links.append(&mut self.woken);
     }
 
-    /// From now on circuits are refused as by a relay that goes to sleep.
-    pub fn refuse_circuits(&mut self) {
-        self.closing = true;
+    /// From now on circuits are refused as by a relay that goes to sleep (DESTROY with reason HIBERNATING), or accepted
+    /// again. Those that are open go on.
+    pub fn refuse_circuits(&mut self, refuse: bool) {
+        self.closing = refuse;
     }
 
     /// Consensus parameters that may change while the engine runs. Circuits keep what they have negotiated.

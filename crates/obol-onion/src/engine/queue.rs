@@ -558,6 +558,18 @@ impl Engine {
         self.new_pacer(now);
     }
 
+    /// Changes what may be saved up of the rate, in bytes. What waits stays.
+    pub fn set_burst(&mut self, now: Time, burst: u64) {
+        self.config.burst = burst;
+        self.new_pacer(now);
+    }
+
+    /// Changes how much memory cells may take, in bytes. What is over it by then is killed as more comes.
+    pub fn set_cell_memory(&mut self, bytes: usize) {
+        self.config.cell_memory = bytes;
+        self.memory.set_budget(bytes / CELL_LEN);
+    }
+
     /// Changes what the unpaid class gets. What waits stays.
     pub fn set_unpaid(&mut self, now: Time, unpaid: UnpaidShare) {
         self.config.unpaid = unpaid;
@@ -567,7 +579,7 @@ impl Engine {
     /// A new schedule under the configured limits, with everything in it that waits.
     fn new_pacer(&mut self, now: Time) {
         self.now = self.now.max(now);
-        self.pacer = Pacer::new(self.config.rate, self.config.unpaid, self.hash);
+        self.pacer = Pacer::new(&self.config, self.hash);
         for index in self.links.indices() {
             if let Some(link) = self.links.at_mut(index) {
                 link.schedule = Schedule::new(self.hash);

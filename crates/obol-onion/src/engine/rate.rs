@@ -19,10 +19,15 @@ const MICRO: u64 = 1_000_000;
 
 impl Bucket {
     pub(crate) fn new(rate: u64) -> Self {
+        Bucket::saving(rate, 0)
+    }
+
+    /// A bucket that saves up so many bytes, and at least what every bucket does.
+    pub(crate) fn saving(rate: u64, burst: u64) -> Self {
         // The public network's rates are below 2^40 bytes/s; this keeps the product with a second's micros in 64 bits.
         let rate = rate.clamp(1, 1 << 40);
         // Forty milliseconds: what a timer may be late on a busy machine; tokens beyond are lost. Some cells at least.
-        let burst = (rate / 25).max(8 * 1024) * MICRO;
+        let burst = burst.clamp((rate / 25).max(8 * 1024), (1 << 43).max(rate / 25)) * MICRO;
         Bucket {
             rate,
             burst,
@@ -32,10 +37,10 @@ impl Bucket {
     }
 
     fn refill(&mut self, now: Time) {
-        // More than a second fills any bucket.
-        let micros = now.since(self.at).min(MICRO);
+        let micros = now.since(self.at);
         if micros > 0 {
-            self.level = self.level.saturating_add(self.rate * micros).min(self.burst);
+            let gained = self.rate.saturating_mul(micros);
+            self.level = self.level.saturating_add(gained).min(self.burst);
             self.at = now;
         }
     }
@@ -150,5 +155,16 @@ mod tests {
         assert!(!allowance.is_full(now) && allowance.is_full(now.plus(31_000_000)));
         let mut extreme = Allowance::new(u64::from(u32::MAX), u64::from(u32::MAX));
         assert!(extreme.take(Time(u64::MAX)) && extreme.take(Time(0)));
+    }
+
+    #[test]
+    fn what_is_not_sent_is_saved_up_to_the_burst() {
+        let mut bucket = Bucket::saving(1_000_000, 5_000_000);
+        bucket.spend(5_000_000);
+        assert_eq!(bucket.available(Time(3_000_000)), 3_000_000);
+        assert_eq!(bucket.available(Time(60_000_000)), 5_000_000);
+        // Less than any bucket saves is not asked for, and more than can be counted is a lot.
+        assert_eq!(Bucket::saving(1_000_000, 1).available(Time(0)), 40_000);
+        assert_eq!(Bucket::saving(u64::MAX, u64::MAX).available(Time(0)), 1 << 43);
     }
 }

@@ -183,6 +183,36 @@ fn every_bad_value_gets_an_error_with_its_key_and_an_advice() {
         ),
         (
             "[payments.ledger]",
+            "[bandwidth]\nrate = \"1 MiB\"\nburst = \"1 KiB\"\n[payments.ledger]",
+            "bandwidth.burst",
+        ),
+        (
+            "[payments.ledger]",
+            "[accounting]\nmax = 1\n[payments.ledger]",
+            "accounting.max",
+        ),
+        (
+            "[payments.ledger]",
+            "[accounting]\nstart = \"year 1\"\n[payments.ledger]",
+            "start",
+        ),
+        (
+            "[payments.ledger]",
+            "[defence]\nconnection_rate = 0\n[payments.ledger]",
+            "defence.connection_rate",
+        ),
+        (
+            "[payments.ledger]",
+            "[defence]\ncircuit_penalty = \"1s\"\n[payments.ledger]",
+            "defence.circuit_penalty",
+        ),
+        (
+            "nickname = \"ObolRelay\"",
+            "nickname = \"ObolRelay\"\nshutdown_wait = \"2days\"",
+            "shutdown_wait",
+        ),
+        (
+            "[payments.ledger]",
             "[memory]\ncells = \"1 KiB\"\n[payments.ledger]",
             "memory.cells",
         ),

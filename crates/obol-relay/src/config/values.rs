@@ -139,4 +139,7 @@ pub enum ValueError {
     /// Not a fingerprint.
     #[error("not a fingerprint: write 40 hexadecimal digits")]
     Fingerprint,
+    /// Not the beginning of a period.
+    #[error("not the beginning of a period: write \"day HH:MM\", \"week 1-7 HH:MM\" or \"month 1-28 HH:MM\" (UTC)")]
+    Start,
 }

@@ -66,7 +66,7 @@ pub(super) struct Limit(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    share: ClientShare,
+    share: Mutex<ClientShare>,
     buckets: Mutex<HashMap<IpAddr, Bucket>>,
     served: AtomicU64,
     refused: AtomicU64,
@@ -82,15 +82,20 @@ pub(super) struct Pass {
 impl Limit {
     pub(super) fn new(share: ClientShare) -> Limit {
         Limit(Arc::new(Inner {
-            share,
+            share: Mutex::new(share),
             ..Inner::default()
         }))
+    }
+
+    /// From now on a client address gets this much.
+    pub(super) fn set_share(&self, share: ClientShare) {
+        *self.0.share.lock().unwrap_or_else(PoisonError::into_inner) = share;
     }
 
     /// Lets a request of a client address in, or not. `None` is a relay: always.
     pub(super) fn admit(&self, client: Option<IpAddr>, now: Instant) -> Option<Pass> {
         if let Some(address) = client {
-            let share = self.0.share;
+            let share = *self.0.share.lock().unwrap_or_else(PoisonError::into_inner);
             let mut buckets = self.0.lock();
             if buckets.len() >= ADDRESSES && !buckets.contains_key(&address) {
                 buckets.retain(|_, bucket| {
@@ -193,6 +198,11 @@ mod tests {
         assert!(ask(None, 0), "a relay, which fetches for many");
         assert!(!ask(client(1), 0) && ask(client(1), 1) && !ask(client(1), 5) && ask(client(1), 6));
         assert_eq!(limit.counted(), (6 * 4_000, 3), "bytes, refused");
+        limit.set_share(ClientShare {
+            refill: 100_000,
+            ..SHARE
+        });
+        assert!(ask(client(1), 7), "more from now on");
     }
 
     #[test]

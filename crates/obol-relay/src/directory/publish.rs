@@ -85,6 +85,8 @@ pub struct Standing {
 pub(super) struct Command {
     /// Replaces what made the descriptor so far.
     pub make: Option<MakeDescriptor>,
+    /// Replaces those that it is uploaded to.
+    pub authorities: Option<Vec<Authority>>,
     /// Gets the outcome: the first authority that has it, or the failure of all.
     pub reply: oneshot::Sender<Result<(), PublishError>>,
 }
@@ -147,18 +149,33 @@ pub(super) struct Publisher {
     view: NetView,
 }
 
+/// Authorities of whom nothing was heard.
+fn unknown(authorities: &[Authority]) -> Vec<Standing> {
+    let unknown = |authority: &Authority| Standing {
+        authority: authority.name.clone(),
+        has_it: false,
+        problem: None,
+    };
+    authorities.iter().map(unknown).collect()
+}
+
 impl Publisher {
+    /// A task for each authority; they end when the set is dropped.
+    fn upload(&self, reporter: &mpsc::Sender<Report>) -> JoinSet<()> {
+        let mut uploads = JoinSet::new();
+        for (index, authority) in self.authorities.iter().enumerate() {
+            let uploading = keep_up_to_date(index, authority.clone(), self.editions.subscribe(), reporter.clone());
+            uploads.spawn(uploading);
+        }
+        uploads
+    }
+
     pub(super) fn new(
         authorities: Vec<Authority>,
         documents: Arc<watch::Sender<Shared>>,
         view: NetView,
     ) -> (Publisher, watch::Receiver<Vec<Standing>>) {
-        let unknown = |authority: &Authority| Standing {
-            authority: authority.name.clone(),
-            has_it: false,
-            problem: None,
-        };
-        let (standings, watcher) = watch::channel(authorities.iter().map(unknown).collect());
+        let (standings, watcher) = watch::channel(unknown(&authorities));
         let publisher = Publisher {
             authorities,
             documents,
@@ -176,12 +193,8 @@ impl Publisher {
 
     /// Runs until the directory is gone, and the uploads with it.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut consensuses: NetView) {
-        let (reporter, mut reports) = mpsc::channel(16);
-        let mut uploads = JoinSet::new();
-        for (index, authority) in self.authorities.iter().enumerate() {
-            let uploading = keep_up_to_date(index, authority.clone(), self.editions.subscribe(), reporter.clone());
-            uploads.spawn(uploading);
-        }
+        let (mut reporter, mut reports) = mpsc::channel(16);
+        let mut _uploads = self.upload(&reporter);
         let mut followed = true;
         loop {
             let due = self.due;
@@ -194,7 +207,14 @@ impl Publisher {
             tokio::select! {
                 biased;
                 command = commands.recv() => match command {
-                    Some(Command { make, reply }) => {
+                    Some(Command { make, authorities, reply }) => {
+                        if let Some(authorities) = authorities {
+                            self.standings.send_replace(unknown(&authorities));
+                            self.authorities = authorities;
+                            // Reports of the old ones, which are known by their places, go nowhere.
+                            (reporter, reports) = mpsc::channel(16);
+                            _uploads = self.upload(&reporter);
+                        }
                         self.make = make.or(self.make.take());
                         self.waiting.push(reply);
                         self.publish(false).await;

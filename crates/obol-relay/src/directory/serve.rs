@@ -71,6 +71,11 @@ impl DirCache {
         self.onion_services.held()
     }
 
+    /// From now on clients get this much, of this cache and of all its clones.
+    pub fn set_share(&self, share: ClientShare) {
+        self.limit.set_share(share);
+    }
+
     /// Bytes of answers so far, and requests refused because their client's address had had its share.
     pub fn counted(&self) -> (u64, u64) {
         self.limit.counted()

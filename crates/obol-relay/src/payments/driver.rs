@@ -61,6 +61,11 @@ pub(super) enum Command {
     CloseAll(oneshot::Sender<()>),
     /// Look at the ledger now.
     Step(oneshot::Sender<()>),
+    /// Flush what expires before this time (unix seconds); answered when the journal has everything and no flush is
+    /// under way.
+    Settle(u64, oneshot::Sender<()>),
+    /// New settings, and to how many peers escrows are opened.
+    Reconfigure(Box<NodeConfig>, usize),
 }
 
 /// See the [module](self).
@@ -101,6 +106,8 @@ pub(super) struct Driver<E> {
     look_at_all: bool,
     /// Everything is being closed: no new escrows, in or out, until the next start.
     closing: bool,
+    /// Who waits until nothing is under way.
+    settling: Vec<oneshot::Sender<()>>,
 }
 
 /// What [`Driver::new`] is made of.
@@ -173,6 +180,7 @@ impl<E: Events> Driver<E> {
             next_peers: Instant::now(),
             look_at_all: false,
             closing: false,
+            settling: Vec::new(),
         }
     }
 
@@ -185,6 +193,12 @@ impl<E: Events> Driver<E> {
             self.act();
             if self.stopped.borrow().is_some() {
                 break;
+            }
+            if self.appending.is_empty() && self.flushing.is_empty() {
+                for waiting in self.settling.drain(..) {
+                    // Whoever asked may wait no longer.
+                    let _ = waiting.send(());
+                }
             }
             let wake = self.wake();
             tokio::select! {
@@ -318,6 +332,27 @@ impl<E: Events> Driver<E> {
                 self.work.hurry.notify_one();
                 self.input(Input::Tick);
                 let _ = done.send(());
+            }
+            Command::Settle(before, done) => {
+                let due: Vec<EscrowId> = {
+                    let view = self.view();
+                    let ends = |escrow: &EscrowId| {
+                        let known = view.escrow(escrow);
+                        known.is_some_and(|(known, _)| known.escrow.terms.expiry <= before)
+                    };
+                    view.incoming().filter(ends).collect()
+                };
+                for escrow in due {
+                    self.input(Input::FlushNow { escrow });
+                }
+                self.settling.push(done);
+            }
+            Command::Reconfigure(config, peer_limit) => {
+                self.node.reconfigure(NodeConfig {
+                    pays_others: config.pays_others && !self.closing,
+                    ..*config
+                });
+                self.peer_limit = peer_limit;
             }
         }
     }

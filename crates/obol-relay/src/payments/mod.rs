@@ -220,7 +220,7 @@ pub async fn start<E: Events>(parts: Parts<E>) -> Result<Payments, StartError> {
         people: people.clone(),
         stopped,
         head,
-        peer_limit: if config.peers.open { config.peers.limit } else { 0 },
+        peer_limit: peer_limit(&config.peers),
         halt: halt.clone(),
     });
     work.tasks.spawn(driver.run());
@@ -240,6 +240,9 @@ pub async fn start<E: Events>(parts: Parts<E>) -> Result<Payments, StartError> {
         journal,
         plane,
         accounts,
+        identity,
+        network: network.id(),
+        asset,
     };
     Ok(Payments {
         shared: Arc::new(shared),
@@ -325,6 +328,11 @@ fn rails(ledger: &config::Ledger) -> Result<Vec<Arc<dyn Rail>>, BadUrl> {
     };
     let connector: Arc<dyn Connect> = Arc::new(Tcp);
     Horizon::all(&config, &connector, Timeouts::default())
+}
+
+/// To how many peers escrows are opened.
+fn peer_limit(peers: &config::Peers) -> usize {
+    if peers.open { peers.limit } else { 0 }
 }
 
 /// The state machine's settings.
@@ -414,6 +422,9 @@ struct Shared {
     journal: Journal<NodeFact>,
     plane: Arc<dyn DataPlane>,
     accounts: Accounts,
+    identity: PeerId,
+    network: obol_cell::NetworkId,
+    asset: Asset,
 }
 
 /// Running payments. Clones are the same; they run until [`Payments::stop`] or until the data plane ends.
@@ -469,6 +480,35 @@ impl Payments {
         let (done, asked) = oneshot::channel();
         let _ = self.shared.command.send(Command::CloseAll(done));
         let _ = asked.await;
+    }
+
+    /// Before an absence: flushes every escrow that pays us and expires within `within`, and returns when the journal has
+    /// every fact and no flush is under way on the ledger. Claims on other escrows stay in the journal, and are as good at
+    /// the next start.
+    pub async fn settle(&self, within: Duration) {
+        let before = std::time::SystemTime::now() + within;
+        let before = before.duration_since(std::time::SystemTime::UNIX_EPOCH);
+        let (done, asked) = oneshot::channel();
+        let _ = self
+            .shared
+            .command
+            .send(Command::Settle(before.map_or(0, |time| time.as_secs()), done));
+        // Without a driver there is nothing under way.
+        let _ = asked.await;
+    }
+
+    /// From now on these prices, escrow rules, peers and initial credit hold, for new circuits and new escrows. Ledger,
+    /// accounts and journal stay as they were.
+    ///
+    /// # Errors
+    /// A price, fee or step that the protocol does not have; then nothing changes.
+    pub fn reconfigure(&self, config: &config::Payments, bandwidth: &config::Bandwidth) -> Result<(), UnitError> {
+        let shared = &self.shared;
+        let new = node_config(config, bandwidth, shared.identity, shared.network, shared.asset)?;
+        let _ = shared
+            .command
+            .send(Command::Reconfigure(Box::new(new), peer_limit(&config.peers)));
+        Ok(())
     }
 
     /// Looks at the ledger now instead of at the next poll: at its clock, at our escrows, at what has expired. For tests

@@ -41,7 +41,9 @@ pub(super) struct Announcement {
     directory: Arc<Directory>,
     started: Instant,
     /// What was configured.
-    about: Description,
+    about: Mutex<Description>,
+    /// Where it listens.
+    listening: Vec<SocketAddr>,
     /// What was carried.
     traffic: Mutex<Traffic>,
     /// The file of that.
@@ -50,6 +52,8 @@ pub(super) struct Announcement {
     published: AtomicU64,
     /// Payments have stopped.
     unpaid: AtomicBool,
+    /// What may be carried in this period has been, or nearly.
+    hibernating: AtomicBool,
 }
 
 impl Announcement {
@@ -70,11 +74,13 @@ impl Announcement {
             keys: Arc::clone(keys),
             directory: Arc::clone(directory),
             started: Instant::now(),
-            about: description(config, listening)?,
+            about: Mutex::new(description(config, listening)?),
+            listening: listening.to_vec(),
             traffic: Mutex::new(traffic.unwrap_or_else(|| Traffic::new(now))),
             path,
             published: AtomicU64::new(0),
             unpaid: AtomicBool::new(false),
+            hibernating: AtomicBool::new(false),
         }))
     }
 
@@ -83,9 +89,32 @@ impl Announcement {
         self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn about(&self) -> MutexGuard<'_, Description> {
+        self.about.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on it says what this configuration does.
+    pub(super) fn describe(&self, config: &Config) -> Result<(), ConfigError> {
+        *self.about() = description(config, &self.listening)?;
+        Ok(())
+    }
+
+    /// From now on it says whether the relay hibernates.
+    pub(super) fn set_hibernating(&self, hibernating: bool) {
+        self.hibernating.store(hibernating, Ordering::Relaxed);
+    }
+
+    /// Publishes a change, if anything is published; `what` says of which descriptor.
+    pub(super) async fn renew(&self, what: &str) {
+        if let Err(error) = self.directory.publish().await {
+            tracing::debug!(%error, "the descriptor {what} was not accepted yet");
+        }
+    }
+
     /// The description with what only the running relay knows.
     fn complete(&self) -> Description {
-        let mut about = self.about.clone();
+        let mut about = self.about().clone();
+        about.hibernating = self.hibernating.load(Ordering::Relaxed);
         if self.unpaid.load(Ordering::Relaxed) {
             about.protocols = descriptor::UNPAID_PROTOCOLS;
         }
@@ -157,7 +186,7 @@ impl Announcement {
             }
             let early = self.started.elapsed() < YOUNG && announced.is_none_or(|at| at.elapsed() > BETWEEN);
             if early
-                && self.about.bandwidth_rate == HIGHEST
+                && self.about().bandwidth_rate == HIGHEST
                 && is_other(self.published.load(Ordering::Relaxed), observed)
             {
                 announced = Some(Instant::now());
@@ -191,6 +220,7 @@ fn description(config: &Config, listening: &[SocketAddr]) -> Result<Description,
         return Err(config::not_ipv4());
     };
     let rate = config.bandwidth.rate.map_or(HIGHEST, Size::bytes).min(HIGHEST);
+    let burst = config.bandwidth.burst.map_or(rate, Size::bytes).min(HIGHEST);
     Ok(Description {
         nickname: config.nickname.clone(),
         platform: format!("Obol {} on {}", env!("CARGO_PKG_VERSION"), std::env::consts::OS),
@@ -198,9 +228,10 @@ fn description(config: &Config, listening: &[SocketAddr]) -> Result<Description,
         address: SocketAddrV4::new(*address.ip(), address.port()),
         ipv6: None,
         bandwidth_rate: rate,
-        bandwidth_burst: rate,
+        bandwidth_burst: burst,
         bandwidth_observed: 0,
         uptime: Duration::ZERO,
+        hibernating: false,
         policy: config.exit_policy()?,
         ipv6_exit: false,
         protocols: match config.payments {
@@ -212,7 +243,7 @@ fn description(config: &Config, listening: &[SocketAddr]) -> Result<Description,
 }
 
 /// Bytes of cells carried so far, both directions: C Tor counts what it reads, from either side, and what it writes.
-fn carried(engine: &EngineHandle) -> u64 {
+pub(super) fn carried(engine: &EngineHandle) -> u64 {
     engine
         .counters()
         .cells

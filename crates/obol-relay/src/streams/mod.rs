@@ -102,7 +102,7 @@ pub(crate) fn begin(shared: &Arc<Shared>, stream: StreamId, peer: Option<Peer>, 
 /// to be a relay whom the consensus does not know.
 fn refused(shared: &Arc<Shared>, peer: Option<Peer>) -> Option<EndReason> {
     let Some(peer) = peer else {
-        return (!shared.exit.allow_single_hop).then_some(EndReason::TorProtocol);
+        return (!shared.exit().allow_single_hop).then_some(EndReason::TorProtocol);
     };
     let net = shared.net.as_ref()?;
     let strict = net.param("refuseunknownexits").unwrap_or(1) != 0;
@@ -111,7 +111,7 @@ fn refused(shared: &Arc<Shared>, peer: Option<Peer>) -> Option<EndReason> {
 
 /// Resolves, checks and connects. The address is the one that was dialled: a target that has closed already has none.
 async fn connect(shared: &Arc<Shared>, target: &Target) -> Result<(TcpStream, IpAddr, u32), Ending> {
-    let exit = &shared.exit;
+    let exit = shared.exit();
     let failed = |reason| Ending::Because(reason);
     // BEGIN's flags.
     let v6_welcome = exit.ipv6 && target.flags & 1 != 0;
@@ -204,7 +204,7 @@ pub(crate) fn resolve(shared: &Arc<Shared>, stream: StreamId, peer: Option<Peer>
     let answer = move |shared: &Arc<Shared>, answers: &[Answer]| {
         shared.with(|engine, _| engine.stream_resolved(stream, answers));
     };
-    if refused(shared, peer).is_some() || shared.exit.is_closed() {
+    if refused(shared, peer).is_some() || shared.exit().is_closed() {
         return answer(shared, &[Answer::Permanent]);
     }
     // Literal addresses are an error in C Tor too.
@@ -214,7 +214,7 @@ pub(crate) fn resolve(shared: &Arc<Shared>, stream: StreamId, peer: Option<Peer>
     match dns::reverse(&name) {
         None => {}
         // Nor is it anybody's business what the networks around this relay are called.
-        Some(Ok(address)) if !shared.exit.reject_private || obol_onion::engine::is_public(address) => {
+        Some(Ok(address)) if !shared.exit().reject_private || obol_onion::engine::is_public(address) => {
             let this = Arc::clone(shared);
             shared.spawn(async move {
                 let found = this.resolver.name_of(address).await;
@@ -229,9 +229,10 @@ pub(crate) fn resolve(shared: &Arc<Shared>, stream: StreamId, peer: Option<Peer>
     shared.spawn(async move {
         let answers = match this.resolver.resolve(&name).await {
             Ok(found) => {
-                let visible = |address: &&IpAddr| this.exit.ipv6 || address.is_ipv4();
+                let exit = this.exit();
+                let visible = |address: &&IpAddr| exit.ipv6 || address.is_ipv4();
                 // What the tables of this host and its networks say of themselves is nobody's business.
-                let public = |address: &&IpAddr| !this.exit.reject_private || obol_onion::engine::is_public(**address);
+                let public = |address: &&IpAddr| !exit.reject_private || obol_onion::engine::is_public(**address);
                 let known: Vec<&IpAddr> = found.addresses.iter().filter(public).collect();
                 let answers: Vec<Answer> = known
                     .iter()

@@ -52,6 +52,7 @@ pub fn description(nickname: &str, address: SocketAddr, policy: AddrPolicy) -> D
         bandwidth_burst: 20_000_000,
         bandwidth_observed: 10_000_000,
         uptime: Duration::from_secs(1),
+        hibernating: false,
         policy,
         ipv6_exit: false,
         protocols: descriptor::PROTOCOLS,
