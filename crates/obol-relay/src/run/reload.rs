@@ -69,6 +69,9 @@ impl RunningRelay {
         if let (Some(payments), Some(of_payments)) = (&self.payments, &new.payments) {
             payments.reconfigure(of_payments, &new.bandwidth)?;
         }
+        if let Some(announcement) = &self.announcement {
+            announcement.describe(&new)?;
+        }
         // From here on nothing can fail.
         let addresses = match advertised(&new) {
             none if none.is_empty() => self.addresses().iter().map(SocketAddr::ip).collect(),
@@ -92,9 +95,6 @@ impl RunningRelay {
         }
         if new.memory != old.memory {
             engine.set_cell_memory(cell_memory(&new));
-        }
-        if let Some(announcement) = &self.announcement {
-            announcement.describe(&new)?;
         }
         let trusted = (new.directory.authorities != old.directory.authorities).then(|| authorities(&new));
         let publishes = new.directory.publish;
