@@ -29,7 +29,7 @@ pub struct EngineConfig {
     /// Bytes of memory for queued cells and for what streams have not yet passed on. A quarter is the unpaid class's own
     /// budget, out of which its largest queue is killed first; the rest is that of the paid circuits.
     pub cell_memory: usize,
-    /// Cells that one circuit may have waiting in one direction (`circ_max_cell_queue_size`).
+    /// Cells that one circuit may have waiting in one direction, unless the consensus says so (`circ_max_cell_queue_size`).
     pub circuit_queue: usize,
     /// Circuits that one link may have at once.
     pub circuits_per_link: usize,

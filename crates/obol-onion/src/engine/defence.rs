@@ -8,6 +8,8 @@
 //! | `DoSStreamCreation*` | BEGIN and RESOLVE on one circuit | the stream ends, or the circuit |
 //! | `DoSRefuseSingleHopClientRendezvous` | | ESTABLISH_RENDEZVOUS of a client without a relay in between: ignored |
 //! | `HiddenServiceEnableIntroDoS*` | INTRODUCE2 on one service's circuit, unless the service names its own limit | refused |
+//! | `circ_max_cell_queue_size` | cells of one circuit that wait in one direction | the circuit ends |
+//! | `AllowNonearlyExtend` | | EXTEND2 outside of RELAY_EARLY: ignored |
 //!
 //! Relays, which have proved who they are, are not counted. An address is an IPv4 address or the first 64 bits of an IPv6
 //! one. What is known of an address is forgotten when it would no longer make a difference, so that a new link does not
@@ -26,6 +28,8 @@ const ADDRESSES: usize = 65_536;
 /// How often those are forgotten that need not be known any more.
 const SWEEP: u64 = 60_000_000;
 const SECOND: u64 = 1_000_000;
+/// Fewer cells than this no consensus may let a circuit have waiting.
+const QUEUE_MIN: usize = 50;
 
 /// CREATEs of one client address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +80,10 @@ pub struct DefenceParameters {
     streams: Option<StreamLimit>,
     pub(crate) refuse_single_hop: bool,
     pub(crate) introductions: IntroductionLimit,
+    /// Cells of one circuit that may wait; `None`: as configured.
+    queue: Option<usize>,
+    /// Whether EXTEND2 may come in a RELAY cell.
+    pub(crate) late_extends: bool,
 }
 
 impl Default for DefenceParameters {
@@ -112,12 +120,21 @@ impl DefenceParameters {
             number("HiddenServiceEnableIntroDoSRatePerSec", 25, 0).into(),
             number("HiddenServiceEnableIntroDoSBurstPerSec", 200, 0).into(),
         );
+        // None of C Tor's values is 0.
+        let queue = Some(number("circ_max_cell_queue_size", 0, 0) as usize).filter(|cells| *cells > 0);
         DefenceParameters {
             circuits: is_on("DoSCircuitCreationEnabled").then_some(circuits),
             streams: streams.filter(|_| is_on("DoSStreamCreationEnabled")),
             refuse_single_hop: is_on("DoSRefuseSingleHopClientRendezvous"),
             introductions: IntroductionLimit(is_on("HiddenServiceEnableIntroDoSDefense").then_some(introductions)),
+            queue: queue.map(|cells| cells.max(QUEUE_MIN)),
+            late_extends: is_on("AllowNonearlyExtend"),
         }
+    }
+
+    /// Cells of one circuit that may wait in one direction, where the operator says `configured`.
+    pub(crate) fn queue(&self, configured: usize) -> usize {
+        self.queue.unwrap_or(configured)
     }
 
     pub(crate) fn streams(&self) -> Option<StreamLimit> {
@@ -158,6 +175,7 @@ impl Engine {
     /// Changes what the consensus says of those who ask for too much.
     pub fn set_defences(&mut self, parameters: DefenceParameters) {
         let before = core::mem::replace(&mut self.config.defences, parameters);
+        self.queue_max = parameters.queue(self.config.circuit_queue);
         if before.introductions != parameters.introductions {
             self.limit_introductions(parameters.introductions);
         }
@@ -299,6 +317,8 @@ mod tests {
         let limit = low.circuits.unwrap();
         assert_eq!((limit.min_links, limit.rate, limit.burst, limit.period), (1, 1, 1, 0));
         assert!(low.streams.is_none(), "a defence that does nothing");
+        let tiny = DefenceParameters::new(|name, default| if name.starts_with("circ_max") { 1 } else { default });
+        assert_eq!((tiny.queue(2500), DefenceParameters::default().queue(2500)), (50, 2500));
         let high = DefenceParameters::new(|_, _| i32::MAX);
         assert_eq!(high.streams.unwrap().defence, StreamDefence::CloseCircuit);
         assert_eq!(high.circuits.unwrap().burst, 2_147_483_647);

@@ -23,7 +23,7 @@ const TYPE_FAST: u16 = 1;
 impl Engine {
     /// EXTEND2 from the client. `early`: it came in a RELAY_EARLY cell, as it must.
     pub(crate) fn extend2(&mut self, index: u32, early: bool, stream: u16, data: &[u8]) {
-        if stream != 0 || !early {
+        if stream != 0 || !(early || self.config.defences.late_extends) {
             return;
         }
         let Some(circuit) = self.circuits.at(index) else { return };

@@ -203,6 +203,8 @@ pub struct Engine {
     by_rsa: HashMap<[u8; 20], SmallVec<[u32; 2]>>,
     pool: Pool,
     memory: Memory,
+    /// Cells that one circuit may have waiting in one direction.
+    queue_max: usize,
     pacer: Option<Pacer>,
     last_ticket: u32,
     /// Index of the circuit that was last looked at for being idle.
@@ -227,6 +229,7 @@ impl Engine {
         let pacer = Pacer::new(&config, hash);
         Engine {
             memory: Memory::new(config.cell_memory / CELL_LEN),
+            queue_max: config.defences.queue(config.circuit_queue),
             config,
             now: Time(0),
             rng,

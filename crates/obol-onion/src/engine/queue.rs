@@ -104,7 +104,7 @@ impl Engine {
         if idle {
             self.activate(index, direction);
         }
-        if waiting > self.config.circuit_queue {
+        if waiting > self.queue_max {
             self.counters.killed_queue += 1;
             if direction == FORWARD
                 && let Some(link) = self.circuits.at(index).map(|circuit| circuit.prev.link)

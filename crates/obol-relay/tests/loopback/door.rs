@@ -49,6 +49,32 @@ async fn an_address_that_holds_all_handshakes_it_can_keeps_nobody_else_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_consensus_switches_the_limit_of_circuits_on() {
+    let limits = [("DoSCircuitCreationEnabled", 1), ("DoSCircuitCreationBurst", 10)];
+    let limits: HashMap<String, i32> = limits.map(|(name, value)| (name.to_owned(), value)).into();
+    let options = Options {
+        net: Some(NetView::fixed(Snapshot::new(None, limits, []))),
+        ..Options::default()
+    };
+    let node = node(options).await;
+    let links = [link(&node).await, link(&node).await, link(&node).await];
+    within(async {
+        // The relay learns of the parameters in its own time.
+        for link in links.iter().cycle() {
+            let (pending, reactor) = link.new_tunnel(std::sync::Arc::new(Patient)).await.unwrap();
+            tokio::spawn(reactor.run());
+            if pending.create_firsthop(&node.target(OURS), parameters()).await.is_err() {
+                break;
+            }
+        }
+    })
+    .await;
+    let counters = node.handle.engine().counters();
+    assert_eq!((counters.clients_marked, counters.creates_refused), (1, 0));
+    assert!(counters.creates_defended >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_consensus_switches_the_limit_of_client_links_on() {
     let limits = [("DoSConnectionEnabled", 1), ("DoSConnectionMaxConcurrentCount", 4)];
     let limits: HashMap<String, i32> = limits.map(|(name, value)| (name.to_owned(), value)).into();

@@ -97,6 +97,19 @@ fn an_extend_outside_of_relay_early_is_dropped_and_a_second_one_closes() {
 }
 
 #[test]
+fn a_consensus_may_allow_extends_outside_of_relay_early() {
+    let mut net = Net::of_size(2);
+    let client = net.client(0);
+    let mut circ = net.open(client, &[0]);
+    let allow = |name: &str, default| if name == "AllowNonearlyExtend" { 1 } else { default };
+    net.nodes[0].set_defences(DefenceParameters::new(allow));
+    let (_, data) = net.extend_data(1);
+    net.send(&mut circ, 0, relay::EXTEND2, 0, &data);
+    net.run();
+    assert_eq!(net.messages(&mut circ)[0].command, relay::EXTENDED2);
+}
+
+#[test]
 fn a_relay_is_not_sent_to_itself_under_another_name() {
     for own in [true, false] {
         let own_addresses = if own { vec![address(1)] } else { vec![] };

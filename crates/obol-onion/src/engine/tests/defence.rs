@@ -153,6 +153,24 @@ fn a_consensus_that_only_counts_refuses_nobody_and_one_that_stops_forgets() {
 }
 
 #[test]
+fn the_consensus_says_how_many_cells_of_a_circuit_may_wait() {
+    let mut net = Net::new([
+        EngineConfig {
+            circuit_queue: 5000,
+            defences: DefenceParameters::new(|name, default| if name.starts_with("circ_max") { 60 } else { default }),
+            ..EngineConfig::default()
+        },
+        EngineConfig::default(),
+    ]);
+    let client = net.client(0);
+    let mut circ = net.open(client, &[0, 1]);
+    for cells in 1..=61 {
+        net.send(&mut circ, 1, relay::DATA, 1, &[1; 498]);
+        assert_eq!(net.nodes[0].counters().killed_queue, u64::from(cells > 60));
+    }
+}
+
+#[test]
 fn clients_whose_queues_grow_too_long_are_refused() {
     let config = EngineConfig {
         circuit_queue: 50,
