@@ -517,10 +517,7 @@ impl Cashier {
                 });
             }
             Report::Withheld { tunnel } => watch.tell(Event::Withheld { tunnel: tunnel.0 }),
-            Report::Helps { tunnel, helps } => watch.tell(Event::Helps {
-                tunnel: tunnel.0,
-                helps,
-            }),
+            Report::Helps { tunnel, helps } => watch.helps(tunnel, helps),
             Report::GuardNotPaid { guard } => watch.tell(Event::GuardNotPaid {
                 guard: watch.guard(guard),
             }),

@@ -31,6 +31,7 @@ use crate::figures::Figures;
 use crate::paths::{TunnelFinder, Wish};
 use crate::proxy::Proxy;
 use crate::runtime::{LinkMeters, MeteredRuntime};
+use crate::services::{self, Hosted};
 use crate::tor::{self, tor_error_text};
 use crate::tunnels::{StreamGuard, Tunnels};
 use crate::wallet::{ThroughTor, Wallet, WalletParts};
@@ -91,6 +92,8 @@ impl Client {
         let cashier = Cashier::new(till, Arc::clone(&tunnels), links, known, watch.clone(), tell.clone());
         let ready = cashier.ready();
         tasks.spawn(cashier.run(new_tunnels, notes, stop.clone()));
+        let launch = |service| services::launch(&tor, service, &tunnels, &finder, &watch, &tasks, &stop);
+        let services = config.services.iter().map(launch).collect::<Result<Vec<_>, _>>()?;
         let socks = proxy.address();
         tasks.spawn(proxy.serve(finder, stop.clone(), tasks.clone()));
         Ok(ClientHandle {
@@ -103,6 +106,7 @@ impl Client {
                 notes: tell,
                 tor,
                 tunnels,
+                _services: services,
                 watch,
                 tasks,
                 _stop_at_drop: stop.clone().drop_guard(),
@@ -296,6 +300,7 @@ struct Inner {
     notes: mpsc::UnboundedSender<Note>,
     tor: Arc<TorClient<MeteredRuntime>>,
     tunnels: Arc<Tunnels>,
+    _services: Vec<Hosted>,
     watch: Watch,
     tasks: TaskTracker,
     stop: CancellationToken,

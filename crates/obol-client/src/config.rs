@@ -24,6 +24,9 @@ pub struct ClientConfig {
     /// Paying. Absent: an ordinary Tor client, served in the unpaid class.
     #[serde(default)]
     pub payments: Option<Payments>,
+    /// Onion services that this client hosts.
+    #[serde(default)]
+    pub services: Vec<Service>,
     /// Arti's own configuration, with the keys of `arti.toml` (`tor_network`, `address_filter`, `path_rules`, ...). Empty: the public Tor network.
     /// `storage.cache_dir` and `storage.state_dir` are set by this client.
     #[serde(default)]
@@ -47,6 +50,33 @@ impl Default for Socks {
             allow_remote: false,
         }
     }
+}
+
+/// An onion service: its key is made when it first starts, and kept in the state directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Its name here: letters, digits, `-` and `_`. Nobody else sees it; another name is another key and another address.
+    pub nickname: String,
+    /// Which of its ports go where. A client that asks for another port loses its circuit.
+    pub ports: Vec<ServicePort>,
+    /// Relays that introduce clients to it, from 3 to 20.
+    #[serde(default = "default_introduction_points")]
+    pub introduction_points: u8,
+}
+
+/// A port of an onion service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServicePort {
+    /// The port that clients ask for.
+    pub port: u16,
+    /// The server that gets what they send.
+    pub to: SocketAddr,
+}
+
+fn default_introduction_points() -> u8 {
+    3
 }
 
 /// When to pay.
@@ -195,6 +225,7 @@ impl ClientConfig {
                 allow_remote: false,
             },
             payments: None,
+            services: Vec::new(),
             tor: toml::Table::new(),
         }
     }
@@ -243,7 +274,59 @@ impl ClientConfig {
                 "remove it: arti's files live below state_directory",
             ));
         }
+        for (n, service) in self.services.iter().enumerate() {
+            service.check()?;
+            if self.services[..n]
+                .iter()
+                .any(|other| other.nickname == service.nickname)
+            {
+                return Err(invalid(
+                    "services.nickname",
+                    format!("is \"{}\" twice", service.nickname),
+                    "give each service a name of its own: its key goes by it",
+                ));
+            }
+        }
         self.payments.as_ref().map_or(Ok(()), Payments::check)
+    }
+}
+
+impl Service {
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.nickname.parse::<tor_hsservice::HsNickname>().is_err() {
+            return Err(invalid(
+                "services.nickname",
+                format!("is \"{}\"", self.nickname),
+                "use small letters, digits, - and _, beginning with a letter or digit",
+            ));
+        }
+        if self.ports.is_empty() {
+            return Err(invalid(
+                "services.ports",
+                "is empty",
+                "write for instance ports = [{ port = 80, to = \"127.0.0.1:8080\" }]",
+            ));
+        }
+        for (n, port) in self.ports.iter().enumerate() {
+            if port.port == 0 || port.to.port() == 0 {
+                return Err(invalid("services.ports", "has a port 0", "give ports from 1 to 65535"));
+            }
+            if self.ports[..n].iter().any(|other| other.port == port.port) {
+                return Err(invalid(
+                    "services.ports",
+                    format!("has port {} twice", port.port),
+                    "send each port to one place",
+                ));
+            }
+        }
+        if !(3..=20).contains(&self.introduction_points) {
+            return Err(invalid(
+                "services.introduction_points",
+                format!("is {}", self.introduction_points),
+                "write a number from 3 to 20, or remove the key",
+            ));
+        }
+        Ok(())
     }
 }
 

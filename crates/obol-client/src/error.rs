@@ -69,6 +69,14 @@ pub enum StartError {
         /// What Arti says.
         reason: String,
     },
+    /// An onion service cannot be hosted.
+    #[error("the onion service `{nickname}` cannot start: {reason}")]
+    Service {
+        /// Which.
+        nickname: String,
+        /// What Arti says.
+        reason: String,
+    },
     /// The network could not be reached, or is not usable.
     #[error("the Tor network cannot be used: {reason}")]
     Bootstrap {

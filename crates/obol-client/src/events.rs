@@ -5,8 +5,11 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 /// Something that people may like to see.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Event {
     /// The directory is loaded, circuits can be built.
@@ -82,6 +85,23 @@ pub enum Event {
         payable: u8,
         /// Why the next one cannot; `None`: there is none.
         why: Option<Refusal>,
+    },
+    /// A tunnel meets another's at a rendezvous point, and this is what is known of the hops behind it. They are the other side's: it builds that
+    /// half, and pays it or does not.
+    FarSide {
+        /// The tunnel.
+        tunnel: u64,
+        /// What is known.
+        known: FarSide,
+    },
+    /// The state of a hosted onion service has changed.
+    Service {
+        /// Its name in the configuration.
+        nickname: String,
+        /// Its address, `....onion`.
+        address: String,
+        /// What Arti believes of it, in words; it may be reachable before that.
+        state: &'static str,
     },
     /// A tunnel was looked for whose hops can all be paid.
     Searched {
@@ -205,7 +225,8 @@ pub enum Event {
 }
 
 /// Why a hop is not paid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Refusal {
     /// It is no paid hop: it does not advertise `Obol=1`.
@@ -264,8 +285,30 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// What is known of the far half of a connection to an onion service. Nothing tells whether it is paid: its relays are hidden from this side,
+/// and no message of the payment protocol crosses the rendezvous point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum FarSide {
+    /// Not whether it is paid.
+    NotKnown,
+    /// Withholding a payment on this side slowed nothing: the far half, which may be unpaid, or whoever is at its end, is the slower one.
+    Slower,
+}
+
+impl fmt::Display for FarSide {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            FarSide::NotKnown => "whether the far side is paid is not known",
+            FarSide::Slower => "paying this side helps nothing: the far side is slower, and may be unpaid",
+        })
+    }
+}
+
 /// Why a tunnel was given up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum RetireReason {
     /// A hop did not answer in its time.

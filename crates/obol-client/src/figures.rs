@@ -1,6 +1,6 @@
 //! Figures of a running client, as plain numbers: what was carried, what was paid, to whom.
 
-use crate::events::Refusal;
+use crate::events::{FarSide, Refusal};
 
 /// Everything at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub struct Figures {
     pub escrows: Vec<EscrowFigures>,
     /// Every guard connection, in the order of first use.
     pub guards: Vec<GuardFigures>,
+    /// Every onion service that is hosted, as in the configuration.
+    pub services: Vec<ServiceFigures>,
 }
 
 /// One tunnel.
@@ -30,6 +32,10 @@ pub struct TunnelFigures {
     pub own_meter: u64,
     /// The hops, guard first.
     pub hops: Vec<HopFigures>,
+    /// On a tunnel that meets another's at a rendezvous point: what is known of the hops behind it.
+    pub far_side: Option<FarSide>,
+    /// Whether it belongs to an onion service that is hosted here.
+    pub hosted: bool,
     /// Payments that were completed.
     pub payments: u64,
     /// Payments that were refused.
@@ -99,4 +105,15 @@ pub struct GuardFigures {
     pub sent: u64,
     /// Bytes received from it, TLS included.
     pub received: u64,
+}
+
+/// A hosted onion service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServiceFigures {
+    /// Its name in the configuration.
+    pub nickname: String,
+    /// Its address, `....onion`.
+    pub address: String,
+    /// What Arti believes of it, in words; it may be reachable before that.
+    pub state: &'static str,
 }

@@ -230,6 +230,12 @@ impl TunnelFinder {
         known.judge(relays, self.wish.ceilings, now())
     }
 
+    /// Tells of a stream of a hosted service.
+    pub(crate) fn tell_of(&self, stream: &StreamGuard) {
+        let tunnel = stream.tunnel();
+        self.tell(tunnel.id(), self.judge(&candidates(tunnel.hops())));
+    }
+
     fn tell(&self, tunnel: TunnelId, verdict: Verdict) {
         let Verdict { hops, payable, why } = verdict;
         debug!(tunnel = tunnel.0, hops, payable, ?why, "a stream is open");

@@ -24,6 +24,7 @@ use tracing::debug;
 use crate::error::StartError;
 use crate::paths::{Failure, TunnelFinder};
 
+pub(crate) use copy::both_ways;
 pub(crate) use isolation::StreamIsolation;
 
 /// Applications' connections at the same time; those beyond wait in the listener's queue.
@@ -144,7 +145,7 @@ async fn serve_one(mut app: TcpStream, finder: &TunnelFinder) -> io::Result<()> 
         Wanted::Connect { host, port } => match finder.connect(&isolation, &host, port, asked).await {
             Ok((stream, tunnel)) => {
                 dialect.succeeded(&mut app).await?;
-                copy::both_ways(app, stream, &early, tunnel.as_ref().map(|tunnel| tunnel.meter())).await
+                both_ways(app, stream, &early, tunnel.as_ref().map(|tunnel| tunnel.meter())).await
             }
             Err(failure) => dialect.failed(&mut app, failure).await,
         },

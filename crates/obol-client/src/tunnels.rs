@@ -44,9 +44,32 @@ impl TunnelHop {
         self.payable.is_ok()
     }
 
+    /// Whether it is the virtual hop of an onion service's connection: no relay, and never spoken to.
+    pub(crate) fn is_virtual(&self) -> bool {
+        self.rsa.is_none() && self.peer.is_none()
+    }
+
     /// The RSA identity in hexadecimal; empty for a virtual hop.
     pub(crate) fn fingerprint(&self) -> String {
         self.rsa.map(hex::encode_upper).unwrap_or_default()
+    }
+}
+
+/// What a tunnel is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TunnelKind {
+    /// It ends at an exit.
+    Exit,
+    /// It ends at a rendezvous point, and an onion service is behind that.
+    Onion,
+    /// It ends at a rendezvous point, and a client of an onion service that is hosted here is behind that.
+    Hosted,
+}
+
+impl TunnelKind {
+    /// Whether another side has built a half of the way.
+    pub(crate) fn has_far_side(self) -> bool {
+        self != TunnelKind::Exit
     }
 }
 
@@ -56,6 +79,7 @@ pub(crate) struct Tunnel {
     id: TunnelId,
     unique: UniqId,
     circuit: Weak<ClientTunnel>,
+    kind: TunnelKind,
     hops: Vec<TunnelHop>,
     meter: TunnelMeter,
     /// When the first stream's application asked for it.
@@ -77,6 +101,10 @@ impl Tunnel {
 
     pub(crate) fn hops(&self) -> &[TunnelHop] {
         &self.hops
+    }
+
+    pub(crate) fn kind(&self) -> TunnelKind {
+        self.kind
     }
 
     pub(crate) fn meter(&self) -> &TunnelMeter {
@@ -141,17 +169,39 @@ impl Tunnels {
 
     /// Notes a new stream. `None` where its circuit is gone already.
     pub(crate) fn carries(&self, stream: &DataStream, asked: Instant) -> Option<StreamGuard> {
+        self.note(stream, asked, false)
+    }
+
+    /// Notes a stream that a client of a hosted service has opened. `None` where its circuit is gone already.
+    pub(crate) fn serves(&self, stream: &DataStream, asked: Instant) -> Option<StreamGuard> {
+        self.note(stream, asked, true)
+    }
+
+    fn note(&self, stream: &DataStream, asked: Instant, hosted: bool) -> Option<StreamGuard> {
         let circuit = stream.client_stream_ctrl()?.tunnel()?;
         let unique = circuit.unique_id();
         let mut tunnels = self.by_unique.lock().unwrap_or_else(PoisonError::into_inner);
         let tunnel = match tunnels.get(&unique) {
             Some(tunnel) => Arc::clone(tunnel),
             None => {
+                let mut hops = self.hops(&circuit);
+                let kind = match hops.last() {
+                    _ if hosted => TunnelKind::Hosted,
+                    Some(last) if last.is_virtual() => TunnelKind::Onion,
+                    _ => TunnelKind::Exit,
+                };
+                if kind == TunnelKind::Hosted
+                    && let Some(rendezvous) = hops.iter_mut().rev().find(|hop| !hop.is_virtual())
+                {
+                    // It counts what passes on the client's circuit, so a step bought there would never be used.
+                    rendezvous.payable = rendezvous.payable.and(Err(Refusal::RendezvousPoint));
+                }
                 let tunnel = Arc::new(Tunnel {
                     id: TunnelId(self.next.fetch_add(1, Ordering::Relaxed)),
                     unique,
                     circuit: Arc::downgrade(&circuit),
-                    hops: self.hops(&circuit),
+                    kind,
+                    hops,
                     meter: TunnelMeter::default(),
                     asked,
                     streams_open: AtomicUsize::new(0),
@@ -217,19 +267,13 @@ impl Tunnels {
                 addresses: Vec::new(),
             },
         };
-        let mut hops: Vec<_> = path.iter().map(hop).collect();
-        let on_onion = hops.last().is_some_and(|hop| hop.rsa.is_none());
-        if on_onion && let Some(rendezvous) = hops.iter_mut().rev().find(|hop| hop.peer.is_some()) {
-            // The chain ends before the rendezvous point (payment-protocol.md, "The chain").
-            rendezvous.payable = rendezvous.payable.and(Err(Refusal::RendezvousPoint));
-        }
-        hops
+        path.iter().map(hop).collect()
     }
 }
 
 /// The relays of a tunnel, as a choice between tunnels sees them: without a virtual hop.
 pub(crate) fn candidates(hops: &[TunnelHop]) -> Vec<Candidate> {
-    let relays = hops.iter().filter(|hop| hop.rsa.is_some());
+    let relays = hops.iter().filter(|hop| !hop.is_virtual());
     relays
         .map(|hop| Candidate {
             peer: hop.peer,

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use obol_cell::{EscrowId, PeerId, Stroops};
 use obol_toll::TunnelId;
 use tokio::sync::broadcast;
+use tracing::info;
 
-use crate::events::{Event, Refusal};
-use crate::figures::{EscrowFigures, Figures, GuardFigures, HopFigures, TunnelFigures};
+use crate::events::{Event, FarSide, Refusal};
+use crate::figures::{EscrowFigures, Figures, GuardFigures, HopFigures, ServiceFigures, TunnelFigures};
 use crate::runtime::LinkMeters;
-use crate::tunnels::Tunnel;
+use crate::tunnels::{Tunnel, TunnelKind};
 
 /// Events that a listener may lag behind before it misses some.
 const BACKLOG: usize = 4096;
@@ -37,6 +38,7 @@ struct State {
     escrows: Vec<(EscrowId, EscrowFigures)>,
     /// Fingerprints of guards.
     names: HashMap<PeerId, String>,
+    services: Vec<ServiceFigures>,
 }
 
 impl Watch {
@@ -85,13 +87,55 @@ impl Watch {
             hops: hops.iter().map(|hop| hop.fingerprint.clone()).collect(),
             paid: hops.iter().map(|hop| hop.paid_hop).collect(),
         });
+        let far_side = tunnel.kind().has_far_side().then_some(FarSide::NotKnown);
         let figures = TunnelFigures {
             tunnel: tunnel.id().0,
             open: true,
             hops,
+            far_side,
+            hosted: tunnel.kind() == TunnelKind::Hosted,
             ..TunnelFigures::default()
         };
         self.state().open.insert(tunnel.id().0, (Arc::clone(tunnel), figures));
+        if let Some(known) = far_side {
+            self.tell_far_side(tunnel.id(), known);
+        }
+    }
+
+    fn tell_far_side(&self, tunnel: TunnelId, known: FarSide) {
+        info!(tunnel = tunnel.0, "{known}");
+        self.tell(Event::FarSide {
+            tunnel: tunnel.0,
+            known,
+        });
+    }
+
+    /// It was found out whether paying helps on a tunnel. Where it does not, and there is a far side, that is the slower one.
+    pub(crate) fn helps(&self, tunnel: TunnelId, helps: bool) {
+        let mut news = None;
+        self.tunnel(tunnel, |figures| {
+            let known = if helps { FarSide::NotKnown } else { FarSide::Slower };
+            if figures.far_side.is_some_and(|before| before != known) {
+                figures.far_side = Some(known);
+                news = Some(known);
+            }
+        });
+        if let Some(known) = news {
+            self.tell_far_side(tunnel, known);
+        }
+        self.tell(Event::Helps {
+            tunnel: tunnel.0,
+            helps,
+        });
+    }
+
+    /// Something is known of a hosted service.
+    pub(crate) fn service(&self, figures: ServiceFigures) {
+        let services = &mut self.state().services;
+        match services.iter_mut().find(|known| known.nickname == figures.nickname) {
+            Some(known) => *known = figures,
+            None => services.push(figures),
+        }
     }
 
     /// Changes the figures of an open tunnel.
@@ -169,6 +213,7 @@ impl Watch {
             tunnels,
             escrows: state.escrows.iter().map(|(_, figures)| figures.clone()).collect(),
             guards: self.inner.links.list().into_iter().map(guard).collect(),
+            services: state.services.clone(),
         }
     }
 }

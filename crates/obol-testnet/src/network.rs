@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use obol_cell::Stroops;
@@ -48,6 +49,8 @@ pub struct NetworkOptions {
     pub consensus: Vec<(String, i32)>,
     /// Unmodified C Tor relays beside ours: nicknames and places in paths.
     pub strangers: Vec<(String, Role)>,
+    /// Wallets with money, at least 1. Clients get them in turn: two that pay at the same time need one each.
+    pub wallets: usize,
 }
 
 impl NetworkOptions {
@@ -64,6 +67,7 @@ impl NetworkOptions {
             cell_memory: 64 << 20,
             consensus: Vec::new(),
             strangers: Vec::new(),
+            wallets: 1,
         }
     }
 }
@@ -234,7 +238,8 @@ pub struct Network {
     pub relays: Vec<RelayNode>,
     /// Unmodified C Tor relays, in the order in which they were asked for.
     pub strangers: Vec<CTor>,
-    wallet: Keypair,
+    wallets: Vec<Keypair>,
+    next_wallet: AtomicUsize,
     server: server::ServerHandle,
 }
 
@@ -289,7 +294,8 @@ impl Network {
             keys.push(Keypair::load_or_create(&plan.directory.join("payee.seed"))?);
             keys.push(Keypair::load_or_create(&plan.directory.join("capital.seed"))?);
         }
-        let wallet = Keypair::random().map_err(EconomyError::from)?;
+        let wallets: Result<Vec<Keypair>, _> = (0..options.wallets.max(1)).map(|_| Keypair::random()).collect();
+        let wallets = wallets.map_err(EconomyError::from)?;
         let mut holders: Vec<Holder<'_>> = keys
             .chunks(2)
             .flat_map(|pair| {
@@ -308,11 +314,11 @@ impl Network {
                 ]
             })
             .collect();
-        holders.push(Holder {
-            key: &wallet,
+        holders.extend(wallets.iter().map(|key| Holder {
+            key,
             lumens: lumens(10_000),
             holding: units(100_000),
-        });
+        }));
         let network = obol_stellar::Network::new(ledger.passphrase());
         let rail = Horizon::new(&server.url(), network.clone(), Arc::new(Tcp), Timeouts::default())?;
         let founder = Keypair::from_seed(&ledger.root_secret());
@@ -359,7 +365,8 @@ impl Network {
             authority,
             relays,
             strangers,
-            wallet,
+            wallets,
+            next_wallet: AtomicUsize::new(0),
             server,
         })
     }
@@ -387,7 +394,10 @@ impl Network {
         if let Some(pay) = pay {
             let wallet = directory.join("wallet.seed");
             if !wallet.exists() {
-                self.wallet.save_new(&wallet)?;
+                let turn = self.next_wallet.fetch_add(1, Ordering::Relaxed);
+                if let Some(key) = self.wallets.get(turn % self.wallets.len()) {
+                    key.save_new(&wallet)?;
+                }
             }
             config.payments = Some(client_config::Payments {
                 pay,

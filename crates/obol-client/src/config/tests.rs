@@ -85,6 +85,57 @@ fn paths_are_preferred_where_nothing_is_said_and_each_word_is_read() {
     assert!(ClientConfig::parse(&PAYING.replace("[payments]", "[payments]\npaths = \"paid\"")).is_err());
 }
 
+const SERVICE: &str = r#"
+[[services]]
+nickname = "web"
+ports = [{ port = 80, to = "127.0.0.1:8080" }]
+introduction_points = 4
+"#;
+
+#[test]
+fn services_are_read_and_every_impossible_one_is_refused_by_its_key() {
+    let config = ClientConfig::parse(&format!("{PAYING}{SERVICE}")).unwrap();
+    let [service] = &config.services[..] else { panic!() };
+    assert_eq!((service.nickname.as_str(), service.introduction_points), ("web", 4));
+    assert_eq!(
+        service.ports,
+        [ServicePort {
+            port: 80,
+            to: "127.0.0.1:8080".parse().unwrap()
+        }]
+    );
+    let text = toml::to_string(&config).unwrap();
+    assert_eq!(ClientConfig::parse(&text).unwrap(), config);
+    let fewest = SERVICE.replace("introduction_points = 4", "");
+    let fewest = ClientConfig::parse(&format!("{PAYING}{fewest}")).unwrap();
+    assert_eq!(fewest.services[0].introduction_points, 3);
+    let two = SERVICE.replace(" }]", " }, { port = 80, to = \"127.0.0.1:1\" }]");
+    for (text, key) in [
+        (SERVICE.replace("\"web\"", "\"a b\""), "services.nickname"),
+        (format!("{SERVICE}{SERVICE}"), "services.nickname"),
+        (
+            SERVICE.replace("{ port = 80, to = \"127.0.0.1:8080\" }", ""),
+            "services.ports",
+        ),
+        (SERVICE.replace("port = 80", "port = 0"), "services.ports"),
+        (SERVICE.replace(":8080", ":0"), "services.ports"),
+        (two, "services.ports"),
+        (
+            SERVICE.replace("points = 4", "points = 2"),
+            "services.introduction_points",
+        ),
+        (
+            SERVICE.replace("points = 4", "points = 21"),
+            "services.introduction_points",
+        ),
+    ] {
+        match ClientConfig::parse(&format!("{PAYING}{text}")).unwrap_err() {
+            ConfigError::Invalid(found) => assert_eq!(found.key, key),
+            other => panic!("{text}: {other}"),
+        }
+    }
+}
+
 #[test]
 fn negative_money_is_not_an_amount() {
     assert!(ClientConfig::parse(&PAYING.replace("\"10\"", "-1")).is_err());
@@ -103,6 +154,13 @@ fn the_configuration_in_the_readme_is_one() {
     assert_eq!(config.payments.unwrap().pay, Pay::WhenItHelps);
     // The commented keys are keys too.
     let all = text.replace("# max_tunnel", "max_tunnel").replace("# budget", "budget");
+    let all = all
+        .replace("# [[services]]", "[[services]]")
+        .replace("# nickname", "nickname");
+    let all = all
+        .replace("# ports", "ports")
+        .replace("# introduction", "introduction");
+    assert_eq!(ClientConfig::parse(&all).unwrap().services.len(), 1);
     let payments = ClientConfig::parse(&all).unwrap().payments.unwrap();
     assert_eq!(payments.tunnel_ceiling(), 303);
     assert_eq!(payments.budget, Some(Amount::units(5)));

@@ -24,7 +24,7 @@ const BUFFER: usize = 64 * PAYLOAD;
 ///
 /// Tor streams cannot be closed in one direction: when the application has finished sending, the stream is ended once everything is out
 /// (tor-spec, "Closing streams").
-pub(super) async fn both_ways(
+pub(crate) async fn both_ways(
     mut app: TcpStream,
     stream: DataStream,
     early: &[u8],
