@@ -7,7 +7,7 @@ mod accounting;
 mod defence;
 mod values;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV6};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -48,7 +48,7 @@ pub struct Config {
     /// How much it carries in a period of time.
     #[serde(default)]
     pub accounting: Accounting,
-    /// How much memory cells may take.
+    /// How much memory others may make us use.
     #[serde(default)]
     pub memory: Memory,
     /// C Tor's defences against floods, where the operator knows better than the consensus.
@@ -56,6 +56,9 @@ pub struct Config {
     pub defence: Defence,
     /// Whose word about the network is believed.
     pub directory: Directory,
+    /// The operator's other relays.
+    #[serde(default)]
+    pub family: Family,
     /// Being paid and paying. Absent: a Tor relay that neither pays nor is paid, and does not advertise `Obol=1`.
     #[serde(default)]
     pub payments: Option<Payments>,
@@ -73,6 +76,12 @@ pub struct OrPort {
     /// The address and port in the descriptor. Absent: `listen`.
     #[serde(default)]
     pub advertise: Option<SocketAddr>,
+    /// The IPv6 address and port that the relay binds as well. Absent: none.
+    #[serde(default)]
+    pub ipv6_listen: Option<SocketAddrV6>,
+    /// The IPv6 address and port in the descriptor. Absent: `ipv6_listen`.
+    #[serde(default)]
+    pub ipv6_advertise: Option<SocketAddrV6>,
     /// Accept links from, extend to, and advertise private addresses: for test networks only.
     #[serde(default)]
     pub allow_private_addresses: bool,
@@ -87,6 +96,8 @@ pub struct Exit {
     pub policy: Vec<String>,
     /// Refuse private addresses and our own before the first rule, as C Tor's `ExitPolicyRejectPrivate` does.
     pub reject_private: bool,
+    /// Connect to IPv6 addresses, too, and say so: this machine has a way to them.
+    pub ipv6: bool,
 }
 
 impl Default for Exit {
@@ -94,8 +105,19 @@ impl Default for Exit {
         Exit {
             policy: vec!["reject *:*".to_owned()],
             reject_private: true,
+            ipv6: false,
         }
     }
+}
+
+/// The operator's other relays: clients never choose two of a family for one circuit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Family {
+    /// Files with the secret key of a family, as `tor --keygen-family` writes them; each member has the same file.
+    pub keys: Vec<PathBuf>,
+    /// Fingerprints of the other members, which must name this relay in turn: for networks that know no family keys.
+    pub members: Vec<Fingerprint>,
 }
 
 /// What the unpaid class gets of the rate.
@@ -148,17 +170,22 @@ impl Default for Bandwidth {
     }
 }
 
-/// Memory for cells.
+/// Memory that others make us use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Memory {
     /// All queued cells together; a quarter of it is the unpaid class's own budget.
     pub cells: Size,
+    /// Descriptors of onion services that this relay keeps as one of their directories.
+    pub onion_descriptors: Size,
 }
 
 impl Default for Memory {
     fn default() -> Memory {
-        Memory { cells: Size::mib(256) }
+        Memory {
+            cells: Size::mib(256),
+            onion_descriptors: Size::mib(32),
+        }
     }
 }
 
@@ -484,6 +511,7 @@ impl Config {
                 "or.listen is every address: say which one others can reach",
             ));
         }
+        self.or.check_ipv6()?;
         if !self.or.advertise.unwrap_or(self.or.listen).is_ipv4() {
             return Err(not_ipv4());
         }
@@ -503,6 +531,13 @@ impl Config {
                 "memory.cells",
                 format!("is {}", self.memory.cells),
                 "allow at least \"4 MiB\"",
+            ));
+        }
+        if self.memory.onion_descriptors < Size::mib(1) {
+            return Err(invalid(
+                "memory.onion_descriptors",
+                format!("is {}", self.memory.onion_descriptors),
+                "allow at least \"1 MiB\": onion services rely on those whose turn it is",
             ));
         }
         if self.directory.authorities.is_empty() {
@@ -541,6 +576,41 @@ impl Config {
             policy.push(kind, pattern);
         }
         Ok(policy)
+    }
+}
+
+impl OrPort {
+    /// The IPv6 address and port in the descriptor, before it is known which port was bound.
+    pub fn ipv6(&self) -> Option<SocketAddrV6> {
+        self.ipv6_advertise.or(self.ipv6_listen)
+    }
+
+    fn check_ipv6(&self) -> Result<(), ConfigError> {
+        let Some(listen) = self.ipv6_listen else {
+            return match self.ipv6_advertise {
+                None => Ok(()),
+                Some(_) => Err(invalid(
+                    "or.ipv6_listen",
+                    "is absent while or.ipv6_advertise names an address",
+                    "say where the relay listens for it, \"[::]:9001\" for instance",
+                )),
+            };
+        };
+        if listen.port() == 0 && self.ipv6_advertise.is_some() {
+            return Err(invalid(
+                "or.ipv6_listen",
+                "has port 0 while or.ipv6_advertise names one",
+                "give both a port, or drop or.ipv6_advertise",
+            ));
+        }
+        if listen.ip().is_unspecified() && self.ipv6_advertise.is_none() {
+            return Err(invalid(
+                "or.ipv6_advertise",
+                "is absent",
+                "or.ipv6_listen is every address: say which one others can reach",
+            ));
+        }
+        Ok(())
     }
 }
 

@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime};
 use tor_llcrypto::pk::rsa;
 use tor_netdoc::encode::{NetdocEncodableFields as _, NetdocEncoder};
 use tor_netdoc::types::descriptor::RouterSigEd25519;
-use tor_netdoc::types::policy::{AddrPolicy, PortSummaryThresholds};
+use tor_netdoc::types::policy::{AddrPolicy, AddrPortPattern, PortSummaryThresholds, RuleKind};
 use tor_netdoc::types::{B64, Iso8601TimeSp, RsaSha1Signature};
 
 use crate::extra_info::{self, ExtraInfo};
-use crate::keys::{Current, KeyError, Keys, OnionLifetime};
+use crate::keys::{Current, FamilyKey, KeyError, Keys, OnionLifetime};
 use crate::traffic::History;
 
 /// The subprotocols of an Obol relay that is paid, in the form of a `proto` line. `Relay=6` is left out on purpose: in the
@@ -57,6 +57,10 @@ pub struct Description {
     pub ipv6_exit: bool,
     /// Its subprotocols: [`PROTOCOLS`] or [`UNPAID_PROTOCOLS`].
     pub protocols: &'static str,
+    /// The RSA identities of the other relays of its operator: the old way to name a family, which each member has to do.
+    pub family: Vec<[u8; 20]>,
+    /// The keys of the families that it belongs to.
+    pub family_keys: Vec<FamilyKey>,
     /// What it has carried on whole days, for its extra-info document.
     pub history: Option<History>,
 }
@@ -159,10 +163,23 @@ pub fn build(
     doc.item("ntor-onion-key").arg(&B64(current.ntor_public().to_vec()));
     ipv4_rules(&about.policy).encode_fields(&mut doc).map_err(encode)?;
     if about.ipv6_exit {
-        let summary = about
-            .policy
-            .summarise_precise(&PortSummaryThresholds::DEFAULT, private_ranges());
+        // The summary takes what no rule matches for accepted; here it is rejected.
+        let mut policy = about.policy.clone();
+        policy.push(RuleKind::Reject, AddrPortPattern::new_all());
+        let summary = policy.summarise_precise(&PortSummaryThresholds::DEFAULT, private_ranges());
         doc.item("ipv6-policy").args_raw_string(&summary.v6);
+    }
+    if !about.family.is_empty() {
+        let members: Vec<String> = about
+            .family
+            .iter()
+            .map(|member| format!("${}", hex::encode_upper(member)))
+            .collect();
+        doc.item("family").args_raw_string(&members.join(" "));
+    }
+    for family in &about.family_keys {
+        doc.item("family-cert")
+            .object_bytes("FAMILY CERT", family.certify(keys.ed25519(), now)?);
     }
     doc.item("hidden-service-dir");
     doc.item("tunnelled-dir-server");
@@ -251,6 +268,7 @@ mod tests {
     use tor_netdoc::parse2::{ParseInput, parse_netdoc};
 
     use super::*;
+    use crate::keys::family_file;
 
     fn about() -> Description {
         Description {
@@ -267,6 +285,8 @@ mod tests {
             policy: AddrPolicy::new(),
             ipv6_exit: false,
             protocols: PROTOCOLS,
+            family: Vec::new(),
+            family_keys: Vec::new(),
             history: None,
         }
     }
@@ -333,6 +353,46 @@ mod tests {
         };
         assert!(verify(text).is_ok());
         assert!(verify(&text.replace("4096", "8192")).is_err());
+    }
+
+    #[test]
+    fn a_second_address_the_exit_to_ipv6_and_the_family_are_in_the_descriptor() {
+        let (_dir, keys) = keys();
+        let (family, _files) = family_file();
+        let now = SystemTime::now();
+        let mut about = about();
+        about.ipv6 = Some("[2001:db8::7]:9001".parse().unwrap());
+        about.ipv6_exit = true;
+        about
+            .policy
+            .push(RuleKind::Reject, "[2001:db8::]/32:*".parse().unwrap());
+        about.policy.push(RuleKind::Accept, "*:443".parse().unwrap());
+        about.family = vec![[0xAB; 20], [1; 20]];
+        about.family_keys = vec![family.clone()];
+        let text = build(&keys, OnionLifetime::default(), &about, now).unwrap().descriptor;
+        let desc = parse(&text).verify().unwrap().if_valid_at(&now).unwrap();
+        assert_eq!(desc.or_address, ["[2001:db8::7]:9001".parse().unwrap()]);
+        assert!(text.contains("\nipv6-policy accept 443\n"), "{text}");
+        assert!(
+            text.contains("\naccept *:443\n") && !text.contains("2001:db8::]/32"),
+            "{text}"
+        );
+        let line = format!("\nfamily ${} ${}\n", "AB".repeat(20), "01".repeat(20));
+        assert!(text.contains(&line), "{text}");
+        let ids = tor_netdoc::doc::routerdesc::RouterDesc::parse(&text).unwrap();
+        let ids = tor_checkable::SelfSigned::check_signature(ids)
+            .unwrap()
+            .if_valid_at(&now)
+            .unwrap();
+        let expected = format!("ed25519:{}", B64(family.public().to_vec()));
+        assert_eq!(
+            ids.family_ids()
+                .as_ref()
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>(),
+            [expected]
+        );
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! clone: [`NetView`] for the relay itself, [`DirCache`] for BEGIN_DIR streams.
 
 pub mod answer;
+mod diffs;
+mod disk;
 pub mod documents;
 mod fetch;
 mod hsdir;
@@ -14,6 +16,7 @@ mod publish;
 mod serve;
 mod view;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -21,8 +24,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tracing::debug;
 
+use disk::Disk;
+use documents::Documents;
 use fetch::Shared;
 
+pub use diffs::Diffs;
 pub use fetch::{Authority, Disbelief, FetchError, Upload, upload};
 pub use hsdir::Held;
 pub use limit::ClientShare;
@@ -68,6 +74,12 @@ impl Directory {
     /// Starts to follow the network that these authorities describe. Must be called in a tokio runtime. Nothing is
     /// published before [`publish_with`](Self::publish_with).
     pub fn start(authorities: Vec<Authority>) -> Directory {
+        Directory::start_with(authorities, None)
+    }
+
+    /// The same with a place on disk for the documents, made if it is not there: what was kept by an earlier run and is
+    /// still valid is known and served as soon as it is read.
+    pub fn start_with(authorities: Vec<Authority>, disk: Option<PathBuf>) -> Directory {
         let (snapshots, view) = watch::channel(Arc::new(Snapshot::default()));
         let view = NetView::new(view);
         let (documents, cache) = watch::channel(Shared::default());
@@ -76,6 +88,7 @@ impl Directory {
         let keeper = Keeper {
             authorities: authorities.clone(),
             documents: Arc::clone(&documents),
+            disk: disk.map(Disk::new),
             snapshots,
             refresh_at: tokio::time::Instant::now(),
             refresh_pause: FIRST_PAUSE,
@@ -172,6 +185,8 @@ struct Keeper {
     authorities: Vec<Authority>,
     /// All documents, for the cache.
     documents: Arc<watch::Sender<Shared>>,
+    /// Where they are kept.
+    disk: Option<Disk>,
     /// The network, for the relay.
     snapshots: watch::Sender<Arc<Snapshot>>,
     /// When to fetch next.
@@ -183,6 +198,7 @@ struct Keeper {
 impl Keeper {
     /// Runs until the handle is gone.
     async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        self.restore().await;
         loop {
             tokio::select! {
                 biased;
@@ -205,6 +221,29 @@ impl Keeper {
         }
     }
 
+    /// Shows what an earlier run has left.
+    async fn restore(&mut self) {
+        let Some(disk) = self.disk.clone() else { return };
+        let authorities = self.authorities.clone();
+        let now = SystemTime::now();
+        let loaded = tokio::task::spawn_blocking(move || disk.load(&authorities, now)).await;
+        if let Ok(Some((documents, snapshot))) = loaded {
+            debug!(
+                relays = snapshot.relays().len(),
+                "the directory of an earlier run is still good"
+            );
+            self.show(documents, snapshot);
+        }
+    }
+
+    /// Hands out documents and what they say.
+    fn show(&self, documents: Documents, snapshot: Snapshot) {
+        self.documents.send_modify(|held| {
+            *held = Arc::new(documents.with_own_of(held));
+        });
+        self.snapshots.send_replace(Arc::new(snapshot));
+    }
+
     /// Fetches, shows what came, and decides when to fetch again.
     async fn refresh(&mut self) -> Result<(), FetchError> {
         let held = Arc::clone(&self.documents.borrow());
@@ -215,13 +254,17 @@ impl Keeper {
                     .microdesc
                     .as_ref()
                     .map_or(LONGEST_PAUSE, |c| next_fetch(c, now));
+                let (ready, disk) = (documents.clone(), self.disk.clone());
+                let prepared = tokio::task::spawn_blocking(move || {
+                    if let Some(disk) = disk {
+                        disk.save(&ready);
+                    }
+                    ready.with_diffs()
+                });
+                let documents = prepared.await.unwrap_or(documents);
                 debug!(relays = snapshot.relays().len(), "the directory is fresh");
                 self.refresh_pause = FIRST_PAUSE;
-                self.documents.send_modify(|held| {
-                    let documents = documents.with_own_of(held);
-                    *held = Arc::new(documents);
-                });
-                self.snapshots.send_replace(Arc::new(snapshot));
+                self.show(documents, snapshot);
                 self.refresh_at = tokio::time::Instant::now() + pause;
                 Ok(())
             }

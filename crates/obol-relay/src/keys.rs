@@ -13,7 +13,10 @@
 //!
 //! [`Keys`] is shared; [`Keys::current`] is a snapshot in which everything fits together, and which a connection keeps.
 
+mod family;
 mod store;
+
+pub use family::FamilyKey;
 
 use crate::tls::{self, TlsError};
 use obol_onion::handshake::{OnionKey, RelayOnionKeys};
@@ -602,6 +605,9 @@ fn check_signing(signing: &Signing, identity: &Keypair, store: &Store) -> Result
     }
     Ok(cert.expiry())
 }
+
+#[cfg(test)]
+pub(crate) use family::tests::family_file;
 
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ pub mod keys;
 mod link;
 pub mod metrics;
 pub mod payments;
+pub mod reach;
 pub mod relay;
 pub mod run;
 pub mod streams;

@@ -183,6 +183,8 @@ pub(crate) struct Shared {
     pub(crate) net: Option<NetView>,
     /// Payment events that the driver has not taken.
     payments_waiting: Arc<AtomicUsize>,
+    /// A relay has connected to an address that we advertise.
+    pub(crate) reached: AtomicBool,
     /// Public-key work, by worker.
     workers: Vec<mpsc::UnboundedSender<Job>>,
     pub(crate) dialler: Mutex<Dialler>,
@@ -426,6 +428,7 @@ impl Relay {
             directory: parts.directory,
             net: parts.net,
             payments_waiting,
+            reached: AtomicBool::new(false),
             workers,
             dialler: Mutex::new(Dialler::default()),
             door: Arc::new(Door::default()),
@@ -579,6 +582,11 @@ impl EngineHandle {
     /// Changes what the unpaid class gets of it.
     pub fn set_unpaid(&self, unpaid: UnpaidShare) {
         self.with(|engine, now| engine.set_unpaid(now, unpaid));
+    }
+
+    /// Whether a relay that authenticated itself has ever connected to an address that we advertise.
+    pub fn was_reached(&self) -> bool {
+        self.0.reached.load(Ordering::Relaxed)
     }
 
     /// What was counted so far.

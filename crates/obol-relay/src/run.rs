@@ -25,6 +25,7 @@ use crate::directory::{Authority, ClientShare, DirCache, Directory};
 use crate::keys::{KeyError, Keys};
 use crate::metrics::{Metric, Metrics};
 use crate::payments::{self, Payments};
+use crate::reach::{Reachability, SelfTest};
 use crate::relay::{self, EngineHandle, Relay, RelayHandle, RelayParts, payment_channel};
 use crate::streams::ExitConfig;
 use publishing::Announcement;
@@ -38,6 +39,9 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// The file in the data directory that tells where a running relay is found.
 pub const RUNNING: &str = "running.json";
+
+/// The directory in the data directory that keeps the network's documents.
+const DOCUMENTS: &str = "directory";
 
 /// Why a relay does not start.
 #[derive(Debug, thiserror::Error)]
@@ -111,12 +115,21 @@ pub async fn run(config: Config) -> Result<RunningRelay, RunError> {
         let (path, accounting) = (config.path(Path::new(accounting::FILE)), config.accounting.clone());
         Account::open(path, &accounting, SystemTime::now())?
     };
-    let directory = Arc::new(Directory::start(authorities(&config)));
-    let cache = directory.cache().sharing(client_share(&config));
+    let directory = Arc::new(Directory::start_with(
+        authorities(&config),
+        Some(config.path(Path::new(DOCUMENTS))),
+    ));
+    let cache = directory
+        .cache()
+        .sharing(client_share(&config))
+        .keeping(config.memory.onion_descriptors.bytes());
     let (sink, events) = payment_channel();
     let relay = Relay::start(RelayParts {
         keys: Arc::clone(&keys),
-        listen: vec![config.or.listen],
+        listen: [Some(config.or.listen), config.or.ipv6_listen.map(SocketAddr::V6)]
+            .into_iter()
+            .flatten()
+            .collect(),
         advertised: advertised(&config),
         engine: engine_config(&config),
         exit: exit_config(&config)?,
@@ -167,6 +180,13 @@ async fn finish(running: &mut RunningRelay, config: Config, events: relay::Payme
         };
         running.payments = Some(payments::start(parts).await?);
     }
+    let announcement = Announcement::new(&config, running.addresses(), &running.keys, &running.directory)?;
+    let self_test = SelfTest::new(
+        Arc::clone(&running.keys),
+        announcement.address(),
+        running.directory.view(),
+        engine.clone(),
+    );
     if let Some(listen) = config.gateway.listen {
         let options = obol_gateway::Options {
             listen,
@@ -181,11 +201,11 @@ async fn finish(running: &mut RunningRelay, config: Config, events: relay::Payme
             metrics: Arc::clone(&metrics),
             directory: Arc::clone(&running.directory),
             keys: Arc::clone(&running.keys),
+            self_test: Arc::clone(&self_test),
             cache: running.cache.clone(),
         };
         running.gateway = Some(Gateway::start(options, backend(Arc::new(about))).await?);
     }
-    let announcement = Announcement::new(&config, running.addresses(), &running.keys, &running.directory)?;
     running.announcement = Some(Arc::clone(&announcement));
     running
         .tasks
@@ -207,6 +227,7 @@ async fn finish(running: &mut RunningRelay, config: Config, events: relay::Payme
     }
     if config.directory.publish {
         running.tasks.push(tokio::spawn(Arc::clone(&announcement).publish()));
+        running.tasks.push(tokio::spawn(self_test.run()));
     }
     running.tasks.push(tokio::spawn(publishing::renew(
         Arc::clone(&running.keys),
@@ -373,14 +394,22 @@ fn client_share(config: &Config) -> ClientShare {
     }
 }
 
+/// The addresses in the descriptor, IPv4 first; none if they are those that the relay listens on.
 fn advertised(config: &Config) -> Vec<IpAddr> {
-    config.or.advertise.map(|address| address.ip()).into_iter().collect()
+    let or = &config.or;
+    if or.advertise.is_none() && or.ipv6_advertise.is_none() {
+        return Vec::new();
+    }
+    let ipv4 = or.advertise.unwrap_or(or.listen).ip();
+    let ipv6 = or.ipv6().map(|address| IpAddr::V6(*address.ip()));
+    [Some(ipv4), ipv6].into_iter().flatten().collect()
 }
 
 fn exit_config(config: &Config) -> Result<ExitConfig, ConfigError> {
     Ok(ExitConfig {
         policy: config.exit_policy()?,
         reject_private: config.exit.reject_private,
+        ipv6: config.exit.ipv6,
         ..ExitConfig::closed()
     })
 }
@@ -410,6 +439,7 @@ struct About {
     metrics: Arc<Metrics>,
     directory: Arc<Directory>,
     keys: Arc<Keys>,
+    self_test: Arc<SelfTest>,
     cache: DirCache,
 }
 
@@ -471,6 +501,10 @@ impl About {
             "nickname": self.settings.borrow().nickname,
             "fingerprint": self.fingerprint,
             "relays_known": snapshot.relays().len(),
+            "reachable": match self.self_test.state() {
+                Reachability::Unknown => Value::Null,
+                reachability => json!(reachability == Reachability::Reachable),
+            },
             "authorities": standings.iter().map(|standing| json!({
                 "name": standing.authority,
                 "has_our_descriptor": standing.has_it,

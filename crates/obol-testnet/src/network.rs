@@ -511,17 +511,22 @@ impl Plan {
             or: relay_config::OrPort {
                 listen: loopback,
                 advertise: None,
+                ipv6_listen: None,
+                ipv6_advertise: None,
                 allow_private_addresses: true,
             },
             exit: relay_config::Exit {
                 policy: vec![policy.to_owned()],
                 reject_private: false,
+                ..relay_config::Exit::default()
             },
+            family: relay_config::Family::default(),
             bandwidth: relay_config::Bandwidth::default(),
             accounting: relay_config::Accounting::default(),
             defence: relay_config::Defence::default(),
             memory: relay_config::Memory {
                 cells: Size(options.cell_memory),
+                ..relay_config::Memory::default()
             },
             directory: relay_config::Directory {
                 publish: true,

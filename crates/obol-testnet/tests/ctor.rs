@@ -4,14 +4,17 @@
 
 mod network;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use network::{Network, Node, PATIENCE, REQUEST, description, fetch, keys, origin, policy};
 use obol_relay::descriptor;
 use obol_relay::directory::{Directory, Occasion, Upload, http, upload};
-use obol_relay::keys::{OnionLifetime, Rotate};
+use obol_relay::keys::{FamilyKey, OnionLifetime, Rotate};
 use obol_relay::traffic::History;
 use obol_testnet::authority::Role;
 use obol_testnet::ctor::{AuthorityFiles, CTor, Torrc, Voting, available, free_port};
@@ -26,6 +29,21 @@ fn authority(files: &tempfile::TempDir) -> (AuthorityFiles, CTor) {
         .set("ConsensusParams", "cc_alg=0");
     let tor = CTor::start(&authority.directory, &torrc).unwrap();
     (authority, tor)
+}
+
+/// The key of a family, as C Tor makes it.
+fn family_key(directory: &Path) -> FamilyKey {
+    let made = std::process::Command::new("tor")
+        .args(["--keygen-family", "ours", "--quiet"])
+        .current_dir(directory)
+        .stdin(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let key = FamilyKey::load(&directory.join("ours.secret_family_key")).unwrap();
+    let public = std::fs::read_to_string(directory.join("ours.public_family_id")).unwrap();
+    assert_eq!(public.trim_end(), STANDARD_NO_PAD.encode(key.public()));
+    key
 }
 
 /// What an authority has under a path.
@@ -127,6 +145,10 @@ async fn a_c_tor_authority_accepts_our_descriptor_and_knows_a_second_upload_agai
     tor.says(&["Opened Directory listener"], PATIENCE).await.unwrap();
     let (keys, _files) = keys().await;
     let mut about = description("obolrelay", "127.0.0.1:5999".parse().unwrap(), policy(true));
+    about.ipv6 = Some("[::1]:5999".parse().unwrap());
+    about.ipv6_exit = true;
+    about.family = vec![[0xAB; 20]];
+    about.family_keys = vec![family_key(files.path())];
     about.history = Some(History {
         end: SystemTime::now() - Duration::from_secs(7200),
         bytes: vec![1 << 30, 3 << 30],

@@ -12,9 +12,10 @@ use std::time::SystemTime;
 use network::{Network, description, keys, policy};
 use obol_relay::descriptor;
 use obol_relay::directory::answer::answer;
-use obol_relay::directory::http::{Request, format_date};
-use obol_relay::directory::{self, Directory, Disbelief, FetchError, Occasion, Upload, upload};
+use obol_relay::directory::http::{self, Request, format_date};
+use obol_relay::directory::{self, DirCache, Directory, Disbelief, FetchError, Occasion, Upload, upload};
 use obol_relay::keys::OnionLifetime;
+use obol_relay::reach::{self, NotReached, Reachability, SelfTest};
 use obol_testnet::authority::{Authority, AuthorityConfig, Role};
 use obol_testnet::ctor::free_port;
 use tor_checkable::{ExternallySigned as _, TimeBound as _};
@@ -165,6 +166,141 @@ async fn a_forged_consensus_is_not_believed() {
         "{refused}"
     );
     assert!(directory.view().snapshot().relays().is_empty());
+}
+
+#[tokio::test]
+async fn a_relay_finds_out_that_others_reach_it_and_that_they_do_not_where_nobody_listens() {
+    let network = Network::start(3).await;
+    let node = &network.nodes[0];
+    let SocketAddr::V4(address) = node.handle.addresses()[0] else {
+        panic!("an IPv4 address is wanted")
+    };
+    let SocketAddr::V4(nowhere) = SocketAddr::from(([127, 0, 0, 1], free_port().unwrap())) else {
+        panic!("an IPv4 address is wanted")
+    };
+    let through = node
+        .directory
+        .view()
+        .by_rsa(&network.nodes[1].keys.fingerprint())
+        .unwrap();
+    let refused = reach::circuit(&through, &node.keys, nowhere).await.unwrap_err();
+    assert!(matches!(refused, NotReached::Destroyed(_)), "{refused}");
+    assert!(!node.handle.engine().was_reached());
+
+    let net = node.directory.view();
+    let test = SelfTest::new(Arc::clone(&node.keys), address, net, node.handle.engine());
+    assert_eq!(test.state(), Reachability::Unknown);
+    tokio::time::timeout(network::PATIENCE, Arc::clone(&test).run())
+        .await
+        .unwrap();
+    assert_eq!(test.state(), Reachability::Reachable);
+}
+
+#[tokio::test]
+async fn a_client_that_has_an_older_consensus_gets_the_difference_and_it_leads_to_the_newest() {
+    let network = Network::start(2).await;
+    let node = &network.nodes[0];
+    let older = network.authority.documents();
+    network.authority.assign("relay1", Role::Exit);
+    network.publish().await;
+    let newer = network.authority.documents();
+    for (flavor, old, new) in [
+        ("-microdesc", &older.microdesc, &newer.microdesc),
+        ("", &older.plain, &newer.plain),
+    ] {
+        let (old, new) = (old.as_ref().unwrap(), new.as_ref().unwrap());
+        let hash = hex::encode_upper(old.digest);
+        let whole = format!("/tor/status-vote/current/consensus{flavor}");
+        let signer = hex::encode_upper(network.authority.v3_identity());
+        for (path, header) in [
+            (whole.clone(), Some(hash.clone())),
+            (whole.clone(), Some(format!("{}, {hash}", "00".repeat(32)))),
+            (format!("{whole}/diff/{hash}/{signer}"), None),
+        ] {
+            let answer = ask_cache(node, &path, header).await;
+            assert_eq!(answer.status, 200);
+            let diff = String::from_utf8(answer.concat()).unwrap();
+            assert!(
+                tor_consdiff::looks_like_diff(&diff) && diff.len() < new.text.len(),
+                "{path}: {diff}"
+            );
+            let base = std::str::from_utf8(&old.text).unwrap();
+            let applied =
+                tor_consdiff::apply_diff(base, &diff, Some(old.digest), tor_consdiff::DiffSizeStrictness::Apply)
+                    .unwrap();
+            applied.check_digest().unwrap();
+            assert_eq!(applied.to_string().as_bytes(), &new.text[..]);
+        }
+        let unknown = ask_cache(node, &format!("{whole}/diff/{}/{signer}", "00".repeat(32)), None).await;
+        assert_eq!(unknown.status, 404);
+        let other = ask_cache(node, &whole, Some("00".repeat(32))).await;
+        assert_eq!((other.status, other.concat()), (200, new.text.to_vec()));
+        let same = ask_cache(node, &whole, Some(hex::encode(new.digest))).await;
+        assert_eq!(same.status, 304);
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_is_restarted_without_its_authority_serves_what_it_had_and_believes_nothing_else() {
+    let network = Network::start(2).await;
+    let files = tempfile::tempdir().unwrap();
+    let disk = files.path().join("directory");
+    let first = Directory::start_with(vec![network.authority.entry()], Some(disk.clone()));
+    first.refresh().await.unwrap();
+    let microdesc = network.authority.documents().microdesc.as_ref().unwrap().text.clone();
+    first.shutdown().await;
+
+    let mut gone = network.authority.entry();
+    gone.address = SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
+    let again = Directory::start_with(vec![gone.clone()], Some(disk.clone()));
+    let mut view = again.view();
+    assert!(tokio::time::timeout(network::PATIENCE, view.changed()).await.unwrap());
+    let ours = &network.nodes[0].keys;
+    assert_eq!(
+        view.by_ed(&ours.ed25519()).unwrap().ntor,
+        Some(ours.current().ntor_public())
+    );
+    for (path, expected) in [
+        ("/tor/status-vote/current/consensus-microdesc", &microdesc[..]),
+        ("/tor/keys/all", &network.authority.documents().certificates[0].text[..]),
+    ] {
+        assert_eq!(ask(&again.cache(), path, None).await.concat(), expected, "{path}");
+    }
+    let all = ask(&again.cache(), "/tor/server/all", None).await;
+    assert!(all.concat().starts_with(b"router relay"));
+    drop(again);
+
+    // Somebody has changed a file: after a first, failed attempt to fetch there still is no network.
+    let path = disk.join("consensus-microdesc");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replacen("s Fast Guard", "s Exit Fast Guard", 1)).unwrap();
+    let deceived = Directory::start_with(vec![gone], Some(disk));
+    assert!(deceived.refresh().await.is_err());
+    assert!(deceived.view().snapshot().relays().is_empty());
+}
+
+/// What a relay's cache answers.
+async fn ask_cache(node: &network::Node, path: &str, has: Option<String>) -> http::Response {
+    ask(&node.directory.cache(), path, has).await
+}
+
+/// What a cache answers.
+async fn ask(cache: &DirCache, path: &str, has: Option<String>) -> http::Response {
+    let mut request = Request::get(path);
+    if let Some(has) = has {
+        request.headers.push("X-Or-Diff-From-Consensus", has);
+    }
+    let (mut client, server) = tokio::io::duplex(1 << 20);
+    let limits = http::Limits {
+        head: 10_000,
+        body: 1 << 20,
+        patience: network::PATIENCE,
+    };
+    let (answer, ()) = tokio::join!(
+        http::exchange(&mut client, "relay", &request, &limits),
+        cache.serve(server, None)
+    );
+    answer.unwrap()
 }
 
 #[tokio::test]

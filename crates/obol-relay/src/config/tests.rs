@@ -117,6 +117,26 @@ fn every_bad_value_gets_an_error_with_its_key_and_an_advice() {
         ),
         ("127.0.0.1:9001", "0.0.0.0:9001", "or.advertise"),
         ("127.0.0.1:9001", "[::1]:9001", "or.advertise"),
+        (
+            "\"127.0.0.1:9001\"",
+            "\"127.0.0.1:9001\"\nipv6_listen = \"[::]:9001\"",
+            "or.ipv6_advertise",
+        ),
+        (
+            "\"127.0.0.1:9001\"",
+            "\"127.0.0.1:9001\"\nipv6_advertise = \"[2001:db8::1]:9001\"",
+            "or.ipv6_listen",
+        ),
+        (
+            "\"127.0.0.1:9001\"",
+            "\"127.0.0.1:9001\"\nipv6_listen = \"[::]:0\"\nipv6_advertise = \"[2001:db8::1]:9001\"",
+            "or.ipv6_listen",
+        ),
+        (
+            "[payments.ledger]",
+            "[family]\nmembers = [\"nobody\"]\n[payments.ledger]",
+            "members",
+        ),
         ("price_per_64_kib = 100", "price_per_64_kib = 300", "price_per_64_kib"),
         ("price_per_64_kib = 100", "price_per_64_kib = 0", "price_per_64_kib"),
         ("price_per_64_kib = 100", "price_per_64_kib = -1", "price_per_64_kib"),
@@ -215,6 +235,11 @@ fn every_bad_value_gets_an_error_with_its_key_and_an_advice() {
             "[payments.ledger]",
             "[memory]\ncells = \"1 KiB\"\n[payments.ledger]",
             "memory.cells",
+        ),
+        (
+            "[payments.ledger]",
+            "[memory]\nonion_descriptors = \"1 KiB\"\n[payments.ledger]",
+            "memory.onion_descriptors",
         ),
         (
             "[payments.ledger]",

@@ -3,6 +3,7 @@
 //! | path | answer |
 //! |---|---|
 //! | `/tor/status-vote/current/consensus[-FLAVOUR][/FPR+FPR...]` | the consensus, if more than half of the FPRs signed it |
+//! | `/tor/status-vote/current/consensus[-FLAVOUR]/diff/HASH/FPR+FPR...` | the difference from the consensus with that hash |
 //! | `/tor/micro/d/D-D-...` | microdescriptors by unpadded base64 of their SHA-256 |
 //! | `/tor/keys/{all,authority,fp/F+F,sk/S+S,fp-sk/F-S+F-S}` | authority certificates |
 //! | `/tor/server/{all,authority,fp/F+F,d/D+D}` | server descriptors |
@@ -10,8 +11,8 @@
 //! | `/tor/robots.txt` | nothing for robots |
 //!
 //! `.z` after any of them means deflate. What is missing is left out; 404 only if nothing is found (*dir-spec*,
-//! "General-use HTTP URLs"). A client that asks for a difference to an older consensus gets the whole one, which is always
-//! a legal answer. POSTs are not answered here: only an authority takes them.
+//! "General-use HTTP URLs"). A client that names older consensuses in a header gets the difference from one of them if we
+//! have it, and otherwise the whole. POSTs are not answered here: only an authority takes them.
 
 use std::time::{Duration, SystemTime};
 
@@ -28,6 +29,9 @@ const STALE: Duration = Duration::from_secs(24 * 3600);
 
 /// Most items that one request may name. C Tor asks for up to 96, arti for up to 500 microdescriptors.
 const MOST_ITEMS: usize = 1024;
+
+/// Most consensuses that a client may say it has.
+const MOST_BASES: usize = 64;
 
 /// Answers `request` from `documents`.
 pub fn answer(documents: &Documents, request: &Request, now: SystemTime) -> Response {
@@ -182,13 +186,26 @@ fn consensus(documents: &Documents, request: &Request, rest: &str, encoding: Enc
     let Some(document) = documents.consensus(flavor) else {
         return not_found();
     };
+    let (base, signers) = match signers.and_then(|rest| rest.strip_prefix("diff/")) {
+        Some(rest) => {
+            let (base, signers) = rest.split_once('/').map_or((rest, None), |(base, s)| (base, Some(s)));
+            (Some(base), signers)
+        }
+        None => (None, signers),
+    };
     if now > document.valid_until + STALE || !signed_by_most(document, signers) {
         return not_found();
     }
-    if has_it_already(document, request) {
-        return Response::empty(304, "Not modified");
-    }
-    let Ok(body) = document.encoded(encoding) else {
+    let diffs = documents.diffs(flavor);
+    let diff = match base {
+        Some(base) => match hex_digest(base).and_then(|base| diffs.from(&base)) {
+            Some(diff) => Some(diff),
+            None => return not_found(),
+        },
+        None if has_it_already(document, request) => return Response::empty(304, "Not modified"),
+        None => bases(request).find_map(|base| diffs.from(&base)),
+    };
+    let Ok(body) = diff.map_or_else(|| document.encoded(encoding), |diff| diff.encoded(encoding)) else {
         return Response::empty(503, "Directory busy, try again later");
     };
     let mut response = Response::empty(200, "OK");
@@ -224,12 +241,22 @@ fn signed_by_most(document: &Consensus, asked: Option<&str>) -> bool {
 /// Whether the client says that it holds just this document.
 fn has_it_already(document: &Consensus, request: &Request) -> bool {
     let since = request.headers.get("If-Modified-Since").and_then(parse_date);
-    let digests = request.headers.get("X-Or-Diff-From-Consensus").unwrap_or_default();
-    let ours = hex::encode(document.digest);
-    since.is_some_and(|since| document.valid_after <= since)
-        || digests
-            .split(',')
-            .any(|digest| digest.trim().eq_ignore_ascii_case(&ours))
+    since.is_some_and(|since| document.valid_after <= since) || bases(request).any(|base| base == document.digest)
+}
+
+/// The consensuses that the client has, by SHA3-256 of their signed parts.
+fn bases(request: &Request) -> impl Iterator<Item = [u8; 32]> {
+    let named = request.headers.get("X-Or-Diff-From-Consensus").unwrap_or_default();
+    named
+        .split([',', ' '])
+        .filter(|name| !name.is_empty())
+        .take(MOST_BASES)
+        .filter_map(hex_digest)
+}
+
+/// Sixty-four hexadecimal digits.
+fn hex_digest(text: &str) -> Option<[u8; 32]> {
+    hex::decode(text).ok()?.try_into().ok()
 }
 
 /// Forty hexadecimal digits.

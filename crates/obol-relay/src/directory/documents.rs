@@ -10,11 +10,47 @@ use tor_checkable::{SelfSigned as _, TimeBound as _};
 use tor_netdoc::doc::authcert::AuthCert;
 use tor_netdoc::doc::netstatus::{ConsensusFlavor, MdConsensus, PlainConsensus};
 
+use super::diffs::Diffs;
+use super::hsdir;
 use super::http::Encoding;
+use super::view::Snapshot;
 use crate::extra_info::ExtraInfo;
 
 /// SHA-1 of an RSA identity key.
 pub type RsaId = [u8; 20];
+
+/// A text and its compressed forms, made when first asked for. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// The text.
+    pub text: Bytes,
+    compressed: Arc<[OnceLock<Bytes>; 3]>,
+}
+
+impl Encoded {
+    /// Nothing compressed yet.
+    pub fn new(text: Bytes) -> Encoded {
+        Encoded {
+            text,
+            compressed: Arc::default(),
+        }
+    }
+
+    /// The text in some encoding; compressed once, then kept.
+    pub fn encoded(&self, encoding: Encoding) -> std::io::Result<Bytes> {
+        let slot = match encoding {
+            Encoding::Identity => return Ok(self.text.clone()),
+            Encoding::Deflate => &self.compressed[0],
+            Encoding::Gzip => &self.compressed[1],
+            Encoding::Zstd => &self.compressed[2],
+        };
+        if let Some(done) = slot.get() {
+            return Ok(done.clone());
+        }
+        let done = Bytes::from(encoding.compress(std::slice::from_ref(&self.text))?);
+        Ok(slot.get_or_init(|| done).clone())
+    }
+}
 
 /// One consensus document.
 #[derive(Debug, Clone)]
@@ -31,8 +67,8 @@ pub struct Consensus {
     pub signers: Vec<RsaId>,
     /// SHA3-256 of its signed part: the name under which a client asks for a difference to it.
     pub digest: [u8; 32],
-    /// Compressed forms, made when first asked for. Each client's fetch begins with a consensus.
-    compressed: Arc<[OnceLock<Bytes>; 3]>,
+    /// Compressed forms. Each client's fetch begins with a consensus.
+    forms: Encoded,
 }
 
 /// Why a text is not a consensus that we can serve.
@@ -76,24 +112,14 @@ impl Consensus {
             valid_until: lifetime.valid_until(),
             signers: signers.iter().map(|ids| ids.id_fingerprint.to_bytes()).collect(),
             digest: tor_llcrypto::d::Sha3_256::digest(signed.as_bytes()).into(),
-            compressed: Arc::default(),
+            forms: Encoded::new(text.clone()),
             text,
         })
     }
 
     /// The text in some encoding; compressed once, then kept.
     pub fn encoded(&self, encoding: Encoding) -> std::io::Result<Bytes> {
-        let slot = match encoding {
-            Encoding::Identity => return Ok(self.text.clone()),
-            Encoding::Deflate => &self.compressed[0],
-            Encoding::Gzip => &self.compressed[1],
-            Encoding::Zstd => &self.compressed[2],
-        };
-        if let Some(done) = slot.get() {
-            return Ok(done.clone());
-        }
-        let done = Bytes::from(encoding.compress(std::slice::from_ref(&self.text))?);
-        Ok(slot.get_or_init(|| done).clone())
+        self.forms.encoded(encoding)
     }
 }
 
@@ -192,6 +218,10 @@ pub struct Documents {
     pub plain: Option<Consensus>,
     /// The authorities' certificates.
     pub certificates: Vec<Certificate>,
+    /// Differences from earlier consensuses of flavour `microdesc` to this one.
+    pub microdesc_diffs: Diffs,
+    /// The same of flavour `ns`.
+    pub plain_diffs: Diffs,
     /// Microdescriptors, by SHA-256.
     pub microdescriptors: HashMap<[u8; 32], Bytes>,
     /// Server descriptors, by RSA identity.
@@ -234,5 +264,33 @@ impl Documents {
             ConsensusFlavor::Microdesc => self.microdesc.as_ref(),
             _ => self.plain.as_ref(),
         }
+    }
+
+    /// The differences to the consensus of a flavour.
+    pub fn diffs(&self, flavor: ConsensusFlavor) -> &Diffs {
+        match flavor {
+            ConsensusFlavor::Microdesc => &self.microdesc_diffs,
+            _ => &self.plain_diffs,
+        }
+    }
+
+    /// These documents with the limits that the consensus sets.
+    pub(super) fn with_limits(mut self, consensus: &Snapshot) -> Documents {
+        self.onion_descriptor = consensus.params.get("HSV3MaxDescriptorSize").and_then(|limit| {
+            let bounds = hsdir::MAX_LENGTH_BOUNDS;
+            usize::try_from(*limit.clamp(bounds.start(), bounds.end())).ok()
+        });
+        self
+    }
+
+    /// These documents with the differences to their consensuses. Takes its time.
+    pub(super) fn with_diffs(mut self) -> Documents {
+        if let Some(consensus) = &self.microdesc {
+            self.microdesc_diffs.follow(consensus);
+        }
+        if let Some(consensus) = &self.plain {
+            self.plain_diffs.follow(consensus);
+        }
+        self
     }
 }

@@ -24,7 +24,6 @@ use tor_netdoc::types::relay_flags::RelayFlag;
 use tracing::debug;
 
 use super::documents::{Certificate, Consensus, Documents, NotAConsensus, RsaId, Server};
-use super::hsdir;
 use super::http::{HttpError, Limits, Method, Request, Response, exchange, format_date};
 use super::view::{RelayInfo, Snapshot};
 
@@ -216,11 +215,7 @@ async fn refresh_from(
         Err(error) => debug!(%error, "no plain consensus"),
     }
     let snapshot = snapshot(&micro, &held);
-    held.onion_descriptor = snapshot.params.get("HSV3MaxDescriptorSize").and_then(|limit| {
-        let bounds = hsdir::MAX_LENGTH_BOUNDS;
-        usize::try_from(*limit.clamp(bounds.start(), bounds.end())).ok()
-    });
-    Ok((held, snapshot))
+    Ok((held.with_limits(&snapshot), snapshot))
 }
 
 /// Fetches a consensus of some flavour, with the certificates that it needs, and stores both. Answered with "not
@@ -267,18 +262,63 @@ async fn consensus(
     }
     let wanted = missing_certificates(flavor, &document, authorities, held);
     certificates(authority, wanted, held, now).await;
-    let trusted: Vec<AuthCert> = held
-        .certificates
-        .iter()
-        .filter(|c| authorities.iter().any(|a| a.v3_identity == c.identity) && c.expires > now)
-        .map(|c| c.parsed.clone())
-        .collect();
+    let trusted = trusted(held, authorities, now);
     let listed = verify(flavor, &document, authorities.len(), &trusted, now).map_err(disbelieve)?;
     match flavor {
         ConsensusFlavor::Microdesc => held.microdesc = Some(document),
         _ => held.plain = Some(document),
     }
     Ok(listed)
+}
+
+/// Documents that were kept, checked as if they had just been sent: `texts` are the consensus of flavour `microdesc`, which must
+/// be there, and of flavour `ns`.
+pub(crate) fn restore(
+    mut documents: Documents,
+    [micro, plain]: [Bytes; 2],
+    microdescriptors: &Bytes,
+    servers: &Bytes,
+    authorities: &[Authority],
+    now: SystemTime,
+) -> Result<(Documents, Snapshot), Disbelief> {
+    let trusted = trusted(&documents, authorities, now);
+    let verified = |flavor, text| -> Result<(Consensus, Listed), Disbelief> {
+        let document = Consensus::read(flavor, text)?;
+        let listed = verify(flavor, &document, authorities.len(), &trusted, now)?;
+        Ok((document, listed))
+    };
+    let (document, listed) = verified(ConsensusFlavor::Microdesc, micro)?;
+    let Listed::Micro(consensus) = listed else {
+        return Err(Disbelief::Signature);
+    };
+    documents.microdesc = Some(document);
+    let wanted: HashSet<[u8; 32]> = consensus.relays().iter().map(|relay| *relay.md_digest()).collect();
+    for text in split_before(microdescriptors, b"onion-key") {
+        let digest: [u8; 32] = sha2::Sha256::digest(&text).into();
+        if wanted.contains(&digest) {
+            documents.microdescriptors.insert(digest, text);
+        }
+    }
+    if let Ok((document, Listed::Servers(wanted))) = verified(ConsensusFlavor::Plain, plain) {
+        documents.plain = Some(document);
+        for text in split_before(servers, b"router ") {
+            let server = Server::new(text);
+            if let (true, Some(id)) = (wanted.contains(&server.digest), fingerprint(&server.text)) {
+                documents.servers.insert(id, server);
+            }
+        }
+    }
+    let snapshot = snapshot(&consensus, &documents);
+    Ok((documents.with_limits(&snapshot), snapshot))
+}
+
+/// The certificates of our authorities that are valid now.
+fn trusted(held: &Documents, authorities: &[Authority], now: SystemTime) -> Vec<AuthCert> {
+    held.certificates
+        .iter()
+        .filter(|c| authorities.iter().any(|a| a.v3_identity == c.identity) && c.expires > now)
+        .map(|c| c.parsed.clone())
+        .collect()
 }
 
 /// Which certificates of our own authorities a consensus needs and we lack.
@@ -424,7 +464,7 @@ pub(crate) fn fingerprint(descriptor: &[u8]) -> Option<RsaId> {
 }
 
 /// Cuts a text of several documents before each line that starts with `keyword`.
-fn split_before(text: &Bytes, keyword: &[u8]) -> Vec<Bytes> {
+pub(super) fn split_before(text: &Bytes, keyword: &[u8]) -> Vec<Bytes> {
     let starts: Vec<usize> = (0..text.len())
         .filter(|at| text[*at..].starts_with(keyword) && (*at == 0 || text[*at - 1] == b'\n'))
         .collect();

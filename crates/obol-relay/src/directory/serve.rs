@@ -62,8 +62,13 @@ impl DirCache {
 
     /// The same, with so many bytes of memory for the descriptors of onion services.
     pub fn keeping(self, onion_descriptors: u64) -> DirCache {
-        self.onion_services.limit_memory(onion_descriptors);
+        self.set_onion_memory(onion_descriptors);
         self
+    }
+
+    /// Sets how many bytes of memory the descriptors of onion services may take, from the next one on.
+    pub fn set_onion_memory(&self, onion_descriptors: u64) {
+        self.onion_services.limit_memory(onion_descriptors);
     }
 
     /// The onion services' descriptors that are held now.
@@ -106,7 +111,7 @@ impl DirCache {
                 return;
             }
         };
-        let response = match (&pass, place.is_some()) {
+        let mut response = match (&pass, place.is_some()) {
             (Some(pass), true) => {
                 let now = SystemTime::now();
                 let of_onion_service = self
@@ -122,6 +127,10 @@ impl DirCache {
             }
             _ => Response::empty(503, "Directory busy, try again later"),
         };
+        // Of an IPv6 address we are told the network only, and of a relay nothing.
+        if let Some(IpAddr::V4(address)) = client {
+            response.headers.push("X-Your-Address-Is", address.to_string());
+        }
         debug!(
             path = request.path.get(..60).unwrap_or(&request.path),
             status = response.status,
@@ -166,6 +175,7 @@ mod tests {
         let (_keep, cache) = cache();
         let answer = served(&cache, b"GET /tor/server/all HTTP/1.0\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
+        assert!(answer.contains("\r\nX-Your-Address-Is: 192.0.2.1\r\n"), "{answer}");
         assert!(
             answer.ends_with("\r\n\r\nrouter a\nrouter-signature\nsig\n"),
             "{answer}"

@@ -217,7 +217,7 @@ impl Store {
 }
 
 /// Refuses what others can read.
-fn check_private(path: &Path, metadata: &fs::Metadata) -> Result<(), KeyError> {
+pub(super) fn check_private(path: &Path, metadata: &fs::Metadata) -> Result<(), KeyError> {
     #[cfg(unix)]
     {
         let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o777;

@@ -1,6 +1,6 @@
 //! What a running relay says about itself, and when: its description, what it measured, and renewed keys.
 
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,10 +10,11 @@ use obol_gateway::ControlError;
 use obol_onion::engine::CELL_LEN;
 use serde_json::{Value, json};
 
+use super::RunError;
 use crate::config::{self, Config, ConfigError, Size};
 use crate::descriptor::{self, Description, DescriptorError, Publication};
 use crate::directory::{Directory, NetView, Occasion};
-use crate::keys::{Keys, OnionLifetime, Rotate};
+use crate::keys::{FamilyKey, Keys, OnionLifetime, Rotate};
 use crate::payments::Payments;
 use crate::relay::EngineHandle;
 use crate::traffic::Traffic;
@@ -63,7 +64,11 @@ impl Announcement {
         listening: &[SocketAddr],
         keys: &Arc<Keys>,
         directory: &Arc<Directory>,
-    ) -> Result<Arc<Announcement>, ConfigError> {
+    ) -> Result<Arc<Announcement>, RunError> {
+        let keys_of_families = config.family.keys.iter();
+        let family_keys = keys_of_families
+            .map(|path| FamilyKey::load(&config.path(path)))
+            .collect::<Result<Vec<_>, _>>()?;
         let path = config.path(Path::new(TRAFFIC));
         let now = SystemTime::now();
         let traffic = Traffic::load(&path).unwrap_or_else(|error| {
@@ -74,7 +79,7 @@ impl Announcement {
             keys: Arc::clone(keys),
             directory: Arc::clone(directory),
             started: Instant::now(),
-            about: Mutex::new(description(config, listening)?),
+            about: Mutex::new(description(config, listening, family_keys)?),
             listening: listening.to_vec(),
             traffic: Mutex::new(traffic.unwrap_or_else(|| Traffic::new(now))),
             path,
@@ -82,6 +87,11 @@ impl Announcement {
             unpaid: AtomicBool::new(false),
             hibernating: AtomicBool::new(false),
         }))
+    }
+
+    /// The address in the descriptor.
+    pub(super) fn address(&self) -> SocketAddrV4 {
+        self.about().address
     }
 
     fn traffic(&self) -> MutexGuard<'_, Traffic> {
@@ -95,7 +105,8 @@ impl Announcement {
 
     /// From now on it says what this configuration does.
     pub(super) fn describe(&self, config: &Config) -> Result<(), ConfigError> {
-        *self.about() = description(config, &self.listening)?;
+        let mut about = self.about();
+        *about = description(config, &self.listening, about.family_keys.clone())?;
         Ok(())
     }
 
@@ -214,7 +225,11 @@ fn is_other(published: u64, observed: u64) -> bool {
 }
 
 /// What the descriptor says, apart from what is measured.
-fn description(config: &Config, listening: &[SocketAddr]) -> Result<Description, ConfigError> {
+fn description(
+    config: &Config,
+    listening: &[SocketAddr],
+    family_keys: Vec<FamilyKey>,
+) -> Result<Description, ConfigError> {
     let address = config.or.advertise.or_else(|| listening.first().copied());
     let Some(SocketAddr::V4(address)) = address else {
         return Err(config::not_ipv4());
@@ -226,20 +241,31 @@ fn description(config: &Config, listening: &[SocketAddr]) -> Result<Description,
         platform: format!("Obol {} on {}", env!("CARGO_PKG_VERSION"), std::env::consts::OS),
         contact: config.contact.clone(),
         address: SocketAddrV4::new(*address.ip(), address.port()),
-        ipv6: None,
+        ipv6: ipv6(config, listening),
         bandwidth_rate: rate,
         bandwidth_burst: burst,
         bandwidth_observed: 0,
         uptime: Duration::ZERO,
         hibernating: false,
         policy: config.exit_policy()?,
-        ipv6_exit: false,
+        ipv6_exit: config.exit.ipv6,
         protocols: match config.payments {
             Some(_) => descriptor::PROTOCOLS,
             None => descriptor::UNPAID_PROTOCOLS,
         },
+        family: config.family.members.iter().map(|member| member.0).collect(),
+        family_keys,
         history: None,
     })
+}
+
+/// The IPv6 address in the descriptor.
+fn ipv6(config: &Config, listening: &[SocketAddr]) -> Option<SocketAddrV6> {
+    let bound = listening.iter().find_map(|address| match address {
+        SocketAddr::V6(address) => Some(*address),
+        SocketAddr::V4(_) => None,
+    });
+    config.or.ipv6_advertise.or(bound).or(config.or.ipv6_listen)
 }
 
 /// Bytes of cells carried so far, both directions: C Tor counts what it reads, from either side, and what it writes.

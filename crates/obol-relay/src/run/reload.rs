@@ -17,6 +17,8 @@ const CHANGEABLE: &[&str] = &[
     "log",
     "shutdown_wait",
     "or.advertise",
+    "or.ipv6_advertise",
+    "family.members",
     "exit",
     "bandwidth",
     "accounting",
@@ -81,6 +83,7 @@ impl RunningRelay {
         self.relay.set_exit(exit);
         self.relay.set_overrides(new.defence.overrides());
         self.cache.set_share(client_share(&new));
+        self.cache.set_onion_memory(new.memory.onion_descriptors.bytes());
         let engine = self.engine();
         let (bandwidth, before) = (&new.bandwidth, &old.bandwidth);
         // What somebody has set over the local interface stays, unless the file says something new.
@@ -166,6 +169,8 @@ mod tests {
     const FIXED: &[&str] = &[
         "data_directory",
         "or.listen",
+        "or.ipv6_listen",
+        "family.keys",
         "or.allow_private_addresses",
         "directory.publish",
         "payments.journal",

@@ -135,6 +135,7 @@ async fn a_relay_says_where_it_is_shows_its_state_and_leaves_nothing_behind() {
     let (_, state) = http(gateway, "GET", "/state", Some(token.trim()), "").await;
     let state: serde_json::Value = serde_json::from_str(&state).expect("JSON");
     assert_eq!(state["authorities"][0]["has_our_descriptor"], false);
+    assert!(state["reachable"].is_null());
 
     // A second one on the same files would pay twice.
     let error = run(config.clone()).await.expect_err("in use");

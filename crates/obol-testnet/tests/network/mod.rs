@@ -56,6 +56,8 @@ pub fn description(nickname: &str, address: SocketAddr, policy: AddrPolicy) -> D
         policy,
         ipv6_exit: false,
         protocols: descriptor::PROTOCOLS,
+        family: Vec::new(),
+        family_keys: Vec::new(),
         history: None,
     }
 }
