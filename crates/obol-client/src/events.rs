@@ -328,3 +328,37 @@ impl fmt::Display for RetireReason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn events_are_json_objects_that_say_what_they_are() {
+        let shown = |event: Event| serde_json::to_value(event).unwrap();
+        let dear = Refusal::TooDear { price_per_64_kib: 50 };
+        let stream = |why| Event::Stream {
+            tunnel: 7,
+            hops: 3,
+            payable: 2,
+            why,
+        };
+        assert_eq!(
+            shown(stream(Some(dear))),
+            json!({ "event": "stream", "tunnel": 7, "hops": 3, "payable": 2, "why": { "too-dear": { "price_per_64_kib": 50 } } })
+        );
+        assert_eq!(shown(stream(Some(Refusal::NotPaidHop)))["why"], "not-paid-hop");
+        assert_eq!(shown(stream(None))["why"], json!(null));
+        let far = Event::FarSide {
+            tunnel: 7,
+            known: FarSide::NotKnown,
+        };
+        assert_eq!(
+            shown(far),
+            json!({ "event": "far-side", "tunnel": 7, "known": "not-known" })
+        );
+        assert_eq!(shown(Event::Bootstrapped), json!({ "event": "bootstrapped" }));
+    }
+}
