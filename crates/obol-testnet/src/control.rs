@@ -98,7 +98,7 @@ impl Control {
         self.ask(Method::POST, &format!("/control/{what}"), Some(body)).await
     }
 
-    /// What a metric of the relay is now, all labels together.
+    /// What a metric of the relay is now, all labels together; or, with labels behind its name as `/metrics` shows them, one series of it.
     ///
     /// # Errors
     /// See [`ControlError`].
@@ -151,7 +151,7 @@ impl Control {
     }
 }
 
-/// The sum of a metric's samples in the text format of Prometheus.
+/// The sum of a metric's samples in the text format of Prometheus; one sample, if the name has its labels with it.
 fn sum_of(name: &str, text: &str) -> f64 {
     let value = |line: &str| {
         let rest = line.strip_prefix(name)?;
@@ -170,6 +170,7 @@ mod tests {
         let text =
             "# HELP obol_x Of it.\nobol_x{class=\"paid\"} 2\nobol_x{class=\"unpaid\"} 40\nobol_x_total 7\nobol_y 1\n";
         assert_eq!(sum_of("obol_x", text), 42.0);
+        assert_eq!(sum_of("obol_x{class=\"unpaid\"}", text), 40.0);
         assert_eq!(sum_of("obol_y", text), 1.0);
         assert_eq!(sum_of("obol_z", text), 0.0);
     }

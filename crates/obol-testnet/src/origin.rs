@@ -1,4 +1,4 @@
-//! The origin server: serves one file over HTTP on loopback, so that there is something real to download.
+//! The origin server: serves one file over HTTP on loopback, so that there is something real to download, and takes what is uploaded.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -8,7 +8,8 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
+use futures::StreamExt as _;
 use rand::{Rng as _, SeedableRng, rngs::StdRng};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
@@ -127,7 +128,8 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Serves `file` as `/file` on a free loopback port.
+    /// Serves `file` as `/file` on a free loopback port. What is posted to `/upload` is answered with its length and its SHA-256
+    /// in hexadecimal, a space between them.
     ///
     /// # Errors
     /// If no socket can be opened.
@@ -140,6 +142,7 @@ impl Origin {
             .route("/file", get(serve_file))
             .route("/hello", get(|| async { "hello\n" }))
             .route("/endless", get(serve_endlessly))
+            .route("/upload", post(take))
             .with_state(file);
         let task = tokio::spawn(async move {
             if let Err(error) = axum::serve(listener, app).await {
@@ -177,6 +180,17 @@ async fn serve_file(State(file): State<OriginFile>) -> Response {
         )
             .into_response(),
     }
+}
+
+/// Hashes what comes, and says what came.
+async fn take(body: Body) -> Result<String, StatusCode> {
+    let (mut hash, mut length, mut pieces) = (Sha256::new(), 0u64, body.into_data_stream());
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|_| StatusCode::BAD_REQUEST)?;
+        hash.update(&piece);
+        length += piece.len() as u64;
+    }
+    Ok(format!("{length} {}\n", hex::encode(hash.finalize())))
 }
 
 /// Bytes without end: for whoever wants a circuit busy for as long as it listens.

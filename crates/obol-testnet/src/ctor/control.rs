@@ -198,22 +198,34 @@ impl TorControl {
         }
     }
 
-    /// Waits for a new stream to `target` (`host:port`), and attaches it to this circuit; returns its number.
+    /// Waits for a new stream whose target (`host:port`) is `wanted`, and attaches it to this circuit; returns its number.
     ///
     /// # Errors
     /// If none comes, or it is refused.
-    pub async fn attach(&mut self, circuit: &str, target: &str) -> Result<String, TorControlError> {
+    pub async fn attach(&mut self, circuit: &str, wanted: impl Fn(&str) -> bool) -> Result<String, TorControlError> {
         let stream = loop {
             let event = self.event().await?;
-            let mut words = event.split(' ');
-            let is_new = words.next() == Some("STREAM");
-            let (stream, status) = (words.next().unwrap_or_default(), words.next());
-            let (_, wanted) = (words.next(), words.next());
-            if is_new && matches!(status, Some("NEW" | "NEWRESOLVE")) && wanted == Some(target) {
+            let words: Vec<&str> = event.split(' ').collect();
+            if let ["STREAM", stream, "NEW" | "NEWRESOLVE", _, target, ..] = words[..]
+                && wanted(target)
+            {
                 break stream.to_owned();
             }
         };
         self.tell(&format!("ATTACHSTREAM {stream} {circuit}")).await?;
         Ok(stream)
+    }
+
+    /// The next event of this stream that has `word` in it.
+    ///
+    /// # Errors
+    /// If none comes.
+    pub async fn stream_event(&mut self, stream: &str, word: &str) -> Result<String, TorControlError> {
+        loop {
+            let event = self.event().await?;
+            if event.starts_with(&format!("STREAM {stream} ")) && event.contains(word) {
+                return Ok(event);
+            }
+        }
     }
 }

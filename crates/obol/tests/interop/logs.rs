@@ -1,0 +1,53 @@
+//! What C Tor's logs say of us.
+
+use std::path::Path;
+
+/// Warnings that a C Tor of this network writes whoever its peers are, each with its reason. All protocol warnings are switched on
+/// (`ProtocolWarnings`); none of them is in this list.
+const EXPLAINED: &[(&str, &str)] = &[
+    ("TestingTorNetwork is set", "a test network"),
+    ("You have used DirAuthority", "a test network"),
+    ("V3AuthVotingInterval is very low", "a test network"),
+    (
+        "Your log may contain sensitive information",
+        "SafeLogging is off, to see who is meant",
+    ),
+    ("You are running Tor as root", "the machine's own matter"),
+    ("is giving Tor only an IP address", "the origin has no name"),
+    ("Cannot open fingerprint file", "an authority's first start"),
+    ("sr-state", "an authority's first start"),
+    (
+        "while fetching consensus directory",
+        "there is none before the first vote",
+    ),
+    (
+        "We just marked ourself as down",
+        "an authority's clock of its own reachability",
+    ),
+    (
+        "Failed to choose an exit server",
+        "the C Tor exit wants another exit with conflux for circuits of its own; there is none",
+    ),
+];
+
+/// Every warning and error of a C Tor's log that is not explained.
+pub fn warnings(log: &str) -> Vec<String> {
+    let serious = log
+        .lines()
+        .filter(|line| line.contains("[warn]") || line.contains("[err]"));
+    serious
+        .filter(|line| !EXPLAINED.iter().any(|(words, _)| line.contains(words)))
+        .map(ToOwned::to_owned)
+        .collect()
+}
+
+/// The last lines of a file, under its name.
+pub fn tail(path: &Path, lines: usize) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let all: Vec<&str> = text.lines().collect();
+    format!(
+        "--- {}\n{}\n",
+        path.display(),
+        all[all.len().saturating_sub(lines)..].join("\n")
+    )
+}

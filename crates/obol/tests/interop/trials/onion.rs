@@ -1,0 +1,147 @@
+//! Onion services of both kinds, reached by clients of all three kinds, with our relays for introduction, rendezvous and directory.
+
+use anyhow::{bail, ensure};
+use arti_client::StreamPrefs;
+use arti_client::config::BoolOrAuto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_socks::tcp::Socks5Stream;
+
+use crate::Case;
+use crate::transfer;
+use crate::world::World;
+
+/// Clients and services choose their relays themselves; so often they are asked for new ones, until both points are ours.
+const TRIES: usize = 40;
+/// What is fetched in each attempt is the whole file.
+const PAGE: &str = "/file";
+
+pub fn all() -> Vec<Case> {
+    vec![
+        Case::new(
+            "a_c_tor_client_reaches_a_c_tor_onion_service_over_our_relays",
+            |world| Box::pin(with_c_tor(world, Host::CTor)),
+        ),
+        Case::new(
+            "a_c_tor_client_reaches_an_arti_onion_service_over_our_relays",
+            |world| Box::pin(with_c_tor(world, Host::Arti)),
+        ),
+        Case::new(
+            "an_arti_client_reaches_a_c_tor_onion_service_over_our_relays",
+            |world| Box::pin(with_arti(world, Host::CTor)),
+        ),
+        Case::new(
+            "an_arti_client_reaches_an_arti_onion_service_over_our_relays",
+            |world| Box::pin(with_arti(world, Host::Arti)),
+        ),
+        Case::new(
+            "an_obol_client_reaches_a_c_tor_onion_service_over_our_relays",
+            |world| Box::pin(with_obol(world, Host::CTor)),
+        ),
+        Case::new(
+            "an_obol_client_reaches_an_arti_onion_service_over_our_relays",
+            |world| Box::pin(with_obol(world, Host::Arti)),
+        ),
+    ]
+}
+
+/// Whose service it is.
+#[derive(Clone, Copy)]
+enum Host {
+    CTor,
+    Arti,
+}
+
+/// The service's name.
+async fn name(world: &World, host: Host) -> anyhow::Result<&str> {
+    world.with_many_guards(true).await?;
+    Ok(match host {
+        Host::CTor => &world.c_tor_service().await?.name,
+        Host::Arti => &world.arti_service().await?.name,
+    })
+}
+
+/// How many introductions our relays have passed on, and how many circuits they have joined.
+async fn counted(world: &World) -> anyhow::Result<(f64, f64)> {
+    let (mut introductions, mut rendezvous) = (0.0, 0.0);
+    for node in &world.nodes {
+        introductions += node.metric("obol_introductions_total{outcome=\"delivered\"}").await?;
+        rendezvous += node.metric("obol_rendezvous_total{outcome=\"joined\"}").await?;
+    }
+    Ok((introductions, rendezvous))
+}
+
+/// Fetches the file over connections that `connect` makes anew each time, until one was introduced by one of our relays and met its service at one.
+/// The directories of onion services are all ours.
+async fn reached<S: AsyncRead + AsyncWrite + Unpin>(
+    world: &World,
+    mut connect: impl AsyncFnMut(usize) -> anyhow::Result<S>,
+) -> anyhow::Result<()> {
+    let consensus = world.renewals.all().into_iter().next_back().unwrap();
+    for (relay, flags) in &consensus.flags {
+        let directory = flags.iter().any(|flag| flag == "HSDir");
+        let ours = world.nodes.iter().any(|node| node.nickname == relay);
+        ensure!(directory == ours, "{relay} has the flags {flags:?}");
+    }
+    let (mut introductions, mut rendezvous, mut failures) = (0, 0, Vec::new());
+    for attempt in 0..TRIES {
+        let before = counted(world).await?;
+        match connect(attempt).await {
+            Ok(stream) => world.is_whole(transfer::get(stream, PAGE, |_| {}).await?)?,
+            // A descriptor that is not there yet, or a point that has gone: clients try again.
+            Err(error) => {
+                failures.push(format!("{error:#}"));
+                continue;
+            }
+        }
+        let after = counted(world).await?;
+        introductions += usize::from(after.0 > before.0);
+        rendezvous += usize::from(after.1 > before.1);
+        if introductions > 0 && rendezvous > 0 {
+            crate::say(&format!(
+                "  at attempt {}, {} of which failed",
+                attempt + 1,
+                failures.len()
+            ));
+            return Ok(());
+        }
+    }
+    bail!("{introductions} introductions and {rendezvous} rendezvous by our relays; failures: {failures:#?}")
+}
+
+async fn with_c_tor(world: &World, host: Host) -> anyhow::Result<()> {
+    let service = name(world, host).await?;
+    let client = world.onion_client().await?;
+    reached(world, async |attempt| {
+        let user = format!("attempt {attempt}");
+        // What differs in the credentials is kept apart, rendezvous included.
+        let stream: TcpStream = Socks5Stream::connect_with_password(client.socks, (service, 80), &user, "x")
+            .await?
+            .into_inner();
+        Ok(stream)
+    })
+    .await
+}
+
+async fn with_arti(world: &World, host: Host) -> anyhow::Result<()> {
+    let service = name(world, host).await?;
+    let client = world.arti().await?;
+    let mut prefs = StreamPrefs::new();
+    prefs.connect_to_onion_services(BoolOrAuto::Explicit(true));
+    reached(world, async |_| {
+        let alone = client.client.isolated_client();
+        Ok(alone.connect_with_prefs((service, 80), &prefs).await?)
+    })
+    .await
+}
+
+async fn with_obol(world: &World, host: Host) -> anyhow::Result<()> {
+    let service = name(world, host).await?;
+    let payer = world.payer().await?;
+    reached(world, async |attempt| {
+        let user = format!("{service} {attempt}");
+        let connecting = Socks5Stream::connect_with_password(payer.client.socks_addr(), (service, 80), &user, "x");
+        Ok(connecting.await?.into_inner())
+    })
+    .await
+}

@@ -1,0 +1,134 @@
+//! Consensuses come and go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use obol_client::Pay;
+use serde_json::json;
+
+use crate::Case;
+use crate::renewals::Renewal;
+use crate::transfer;
+use crate::world::{INTERVAL, World};
+
+/// So many in a row, counted from the start of the suite.
+const RENEWALS: usize = 50;
+/// Ledgers until an escrow's account may be merged.
+const LEDGERS_TO_MERGE: u32 = 70;
+
+pub fn all() -> Vec<Case> {
+    vec![
+        Case::new("fifty_consensuses_in_a_row_lose_no_relay_and_no_payment", |world| {
+            Box::pin(fifty(world))
+        })
+        .long(),
+    ]
+}
+
+/// The consensuses since the network was complete.
+fn since_complete(world: &World) -> Vec<Renewal> {
+    let all = world.renewals.all();
+    let complete = |renewal: &Renewal| world.nodes.iter().all(|node| renewal.has(node.nickname, "Running"));
+    let first = all.iter().position(complete).unwrap_or(all.len());
+    all[first..].to_vec()
+}
+
+async fn fifty(world: &World) -> anyhow::Result<()> {
+    let payer = world.payer().await?;
+    let mut download = 0;
+    loop {
+        let renewals = since_complete(world);
+        for pair in renewals.windows(2) {
+            let step = pair[1].valid_after - pair[0].valid_after;
+            ensure!(
+                step == i64::from(INTERVAL),
+                "one was left out: {step} s lie between {pair:?}"
+            );
+        }
+        for renewal in &renewals {
+            for node in &world.nodes {
+                ensure!(
+                    renewal.has(node.nickname, "Running"),
+                    "{} was lost in {renewal:?}",
+                    node.nickname
+                );
+            }
+        }
+        if renewals.len() > RENEWALS {
+            break;
+        }
+        if download % 5 == 0 {
+            crate::say(&format!("  {} of {RENEWALS} consensuses", renewals.len() - 1));
+        }
+        download += 1;
+        let user = format!("renewal {download}");
+        let known: Vec<u64> = payer.tunnels().iter().map(|tunnel| tunnel.tunnel).collect();
+        let stream = payer.connect(&user, world.target()).await?;
+        world.is_whole(transfer::get(stream, "/file", |_| {}).await?)?;
+        let tunnels = payer.tunnels();
+        let new = tunnels.iter().filter(|tunnel| !known.contains(&tunnel.tunnel));
+        let tunnel = new
+            .max_by_key(|tunnel| tunnel.payload_received)
+            .context("no new tunnel")?;
+        ensure!(
+            tunnel.payments > 0 && tunnel.refused == 0,
+            "download {download} was not paid: {tunnel:?}"
+        );
+        world
+            .renewals
+            .next(2 * Duration::from_secs(INTERVAL.into()), |_| true)
+            .await?;
+    }
+    keeps_up(world).await?;
+    settles(world).await
+}
+
+/// Our caches hold the newest consensus, or the one before.
+async fn keeps_up(world: &World) -> anyhow::Result<()> {
+    let newest = world.renewals.all().last().context("there is a consensus")?.valid_after;
+    for node in &world.nodes {
+        let tunnel = world
+            .arti()
+            .await?
+            .circuit(std::slice::from_ref(&node.fingerprint))
+            .await?;
+        let stream = Arc::clone(&tunnel).begin_dir_stream().await?;
+        let body = transfer::page(stream, "/tor/status-vote/current/consensus-microdesc").await?;
+        let held = Renewal::parse(&String::from_utf8(body)?)?.valid_after;
+        ensure!(
+            held + i64::from(INTERVAL) >= newest,
+            "{} is {} s behind",
+            node.nickname,
+            newest - held
+        );
+    }
+    Ok(())
+}
+
+/// Everything that was signed is settled, to the stroop.
+async fn settles(world: &World) -> anyhow::Result<()> {
+    let payer = world.payer().await?;
+    // Tunnels go on buying until nobody uses them; from here on nothing more is signed.
+    payer.client.set_pay(Pay::Never);
+    let merging = async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            world.money.ledger.advance(0, LEDGERS_TO_MERGE)?;
+        }
+        #[allow(unreachable_code, reason = "it names the type of the error")]
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        closed = payer.client.close_escrows(Duration::from_secs(300)) => closed?,
+        failed = merging => failed?,
+    }
+    for escrow in payer.client.figures().escrows {
+        ensure!(escrow.settled == Some(escrow.signed) && escrow.signed > 0, "{escrow:?}");
+    }
+    for node in &world.nodes {
+        let audit = node.control().await?.tell("audit", json!({})).await?;
+        ensure!(audit["ok"] == true, "{}'s books: {audit}", node.nickname);
+    }
+    world.money.is_conserved()
+}
