@@ -198,6 +198,8 @@ impl Node {
         self.signal("TERM").await?;
         let mut process = self.process.lock().await;
         let (mut child, _) = process.take().context("it runs")?;
+        // Waiting would close it, which asks for more hurry than SIGTERM does.
+        let _leash = child.stdin.take();
         let status = tokio::time::timeout(END, child.wait())
             .await
             .with_context(|| format!("{} does not end", self.nickname))??;
