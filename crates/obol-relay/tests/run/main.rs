@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use obol_ledger::{Closing, Ledger, LedgerConfig, server};
-use obol_relay::config::Config;
-use obol_relay::{RunError, payments, run};
+use obol_onion::link::Expected;
+use obol_relay::config::{Config, Size, Span};
+use obol_relay::handshake::{self, LinkStream, Local, Timeouts};
+use obol_relay::{RunError, RunningRelay, payments, run};
 use obol_stellar::Keypair;
 use obol_stellar::key::account_text;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -183,4 +185,109 @@ async fn a_taken_port_is_an_error_that_names_it() {
         error.contains(&taken.local_addr().expect("bound").to_string()),
         "{error}"
     );
+}
+
+/// A client's link.
+async fn link(relay: &RunningRelay) -> LinkStream {
+    let local = Local {
+        advertised: Vec::new(),
+        timeouts: Timeouts::default(),
+    };
+    let expected = Expected {
+        rsa: Some(relay.rsa()),
+        ed25519: Some(relay.ed()),
+    };
+    let link = handshake::connect_as_client(relay.addresses()[0], expected, &local).await;
+    let link = link.expect("a link");
+    assert!(link.leftover.is_empty(), "a relay has nothing to say to a client");
+    link.stream
+}
+
+const CREATE_FAST: u8 = 5;
+const CREATED_FAST: u8 = 6;
+const DESTROY: u8 = 4;
+
+async fn send(link: &mut LinkStream, circuit: u32, command: u8) {
+    let mut cell = circuit.to_be_bytes().to_vec();
+    cell.push(command);
+    cell.resize(514, 1);
+    link.write_all(&cell).await.expect("sent");
+    link.flush().await.expect("sent");
+}
+
+/// The next cell about a circuit: its command, and the first byte of its body.
+async fn next(link: &mut LinkStream, circuit: u32) -> (u8, u8) {
+    loop {
+        let mut cell = [0; 514];
+        link.read_exact(&mut cell).await.expect("a cell");
+        if cell[..4] == circuit.to_be_bytes() {
+            return (cell[4], cell[5]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_winds_down_finishes_its_circuits_and_takes_no_new_ones() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (ledger, server) = ledger().await;
+    let mut config = config(directory.path(), ledger.passphrase(), &server.url());
+    config.shutdown_wait = Span::hours(1);
+    let relay = run(config).await.expect("runs");
+    let address = relay.addresses()[0];
+    let (old, new) = (0x8000_0001, 0x8000_0002);
+    let mut client = link(&relay).await;
+    send(&mut client, old, CREATE_FAST).await;
+    assert_eq!(next(&mut client, old).await.0, CREATED_FAST);
+    let winding_down = relay.wind_down();
+    let finishing = async {
+        // Whether it has begun to wind down shows in a connection that is closed at once.
+        loop {
+            let mut late = tokio::net::TcpStream::connect(address).await.expect("connects");
+            let closed = tokio::time::timeout(Duration::from_millis(500), late.read(&mut [0; 1])).await;
+            if matches!(closed, Ok(Ok(0) | Err(_))) {
+                break;
+            }
+        }
+        send(&mut client, new, CREATE_FAST).await;
+        const HIBERNATING: u8 = 4;
+        assert_eq!(next(&mut client, new).await, (DESTROY, HIBERNATING));
+        assert_eq!(
+            relay.engine().counters().circuits.iter().sum::<u64>(),
+            1,
+            "the old one lives"
+        );
+        send(&mut client, old, DESTROY).await;
+    };
+    // An hour is the failure; the circuit's end is what it waits for.
+    let both = futures::future::join(winding_down, finishing);
+    tokio::time::timeout(Duration::from_secs(120), both)
+        .await
+        .expect("ends with its last circuit");
+    relay.shutdown().await;
+    server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reloaded_relay_has_its_new_prices_and_limits_and_refuses_another_ledger() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (ledger, server) = ledger().await;
+    let old = config(directory.path(), ledger.passphrase(), &server.url());
+    let relay = run(old.clone()).await.expect("runs");
+    let mut new = old.clone();
+    new.bandwidth.rate = Some(Size::mib(3));
+    new.payments.as_mut().expect("paid").price_per_64_kib = 500;
+    let changed = relay.reload(new.clone()).expect("reloads");
+    assert_eq!(changed, ["bandwidth.rate", "payments.price_per_64_kib"]);
+    assert_eq!(*relay.config(), new);
+    let mut other = new.clone();
+    other.nickname = "other".to_owned();
+    other.payments.as_mut().expect("paid").ledger.highest_fee += 1;
+    let refused = relay.reload(other).expect_err("another ledger").to_string();
+    assert!(
+        refused.contains("payments.ledger.highest_fee") && !refused.contains("nickname"),
+        "{refused}"
+    );
+    assert_eq!(*relay.config(), new, "nothing of it is used");
+    relay.shutdown().await;
+    server.shutdown().await;
 }
