@@ -44,6 +44,7 @@ pub(crate) async fn run(args: RelayArgs, log: Log) -> anyhow::Result<ExitCode> {
     let (mut end, mut hangup) = signals()?;
     let config = Config::load(&file)?;
     log.follow(config.log.as_deref())?;
+    raise_descriptor_limit();
     let relay = obol_relay::run::run(config).await?;
     for address in relay.addresses() {
         println!("relay          {} at {address}", hex::encode_upper(relay.rsa()));
@@ -89,6 +90,28 @@ pub(crate) async fn run(args: RelayArgs, log: Log) -> anyhow::Result<ExitCode> {
     };
     relay.shutdown().await;
     Ok(code)
+}
+
+/// A relay of the public network has links to some thousands of others, and a socket for each stream of an exit.
+const DESCRIPTORS: u64 = 10_000;
+
+/// Raises the limit of open files to what this process may have.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return;
+    };
+    let limit = match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(_) => soft,
+    };
+    if limit < DESCRIPTORS {
+        tracing::warn!(
+            limit,
+            "few files may be open at once: links and streams beyond that are refused. Raise the limit (`ulimit -n`, \
+             LimitNOFILE= of a systemd unit) to {DESCRIPTORS} at least"
+        );
+    }
 }
 
 /// Reads the file again, and goes on with what it says if all of it can be used.

@@ -11,7 +11,7 @@ use tracing::debug;
 use super::answer::answer;
 use super::documents::Documents;
 use super::hsdir::{self, Held, HsDir};
-use super::http::{Limits, Response, format_date, read_request, write_response};
+use super::http::{HttpError, Limits, Response, format_date, read_request, write_response};
 use super::limit::{ClientShare, Limit};
 
 /// What a client may send: C Tor's own limit for the head. Only onion services send a body here, and its limit is the
@@ -21,6 +21,9 @@ const LIMITS: Limits = Limits {
     body: hsdir::MAX_LENGTH,
     patience: Duration::from_secs(60),
 };
+
+/// A whole request comes within this time.
+const REQUEST: Duration = Duration::from_secs(60);
 
 /// Requests that are served at one time. More of them get `503 Directory busy`.
 const AT_ONCE: usize = 1024;
@@ -94,15 +97,14 @@ impl DirCache {
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let pass = self.limit.admit(client, Instant::now());
-        let busy = pass.is_none() || (client.is_some() && self.places.available_permits() <= FOR_RELAYS);
-        let place = if busy { None } else { self.places.try_acquire().ok() };
         let documents = Arc::clone(&self.documents.borrow());
         let onion_descriptor = documents.onion_descriptor.unwrap_or(hsdir::MAX_LENGTH);
         let limits = Limits {
             body: onion_descriptor,
             ..LIMITS
         };
-        let request = match read_request(&mut stream, &limits).await {
+        let request = tokio::time::timeout(REQUEST, read_request(&mut stream, &limits)).await;
+        let request = match request.unwrap_or_else(|_| Err(HttpError::Stalled)) {
             Ok(Some(request)) => request,
             Ok(None) => return,
             Err(error) => {
@@ -111,6 +113,9 @@ impl DirCache {
                 return;
             }
         };
+        // Only now: who says nothing has no place.
+        let busy = pass.is_none() || (client.is_some() && self.places.available_permits() <= FOR_RELAYS);
+        let place = if busy { None } else { self.places.try_acquire().ok() };
         let mut response = match (&pass, place.is_some()) {
             (Some(pass), true) => {
                 let now = SystemTime::now();
@@ -188,6 +193,22 @@ mod tests {
         assert!(served(&cache, b"\r\n\r\n").await.starts_with("HTTP/1.0 400 "));
         let post = b"POST /tor/ HTTP/1.0\r\nContent-Length: 100000000\r\n\r\n";
         assert!(served(&cache, post).await.starts_with("HTTP/1.0 400 "));
+    }
+
+    #[tokio::test]
+    async fn who_says_nothing_has_no_place() {
+        let (_keep, mut cache) = cache();
+        cache.places = Arc::new(Semaphore::new(FOR_RELAYS + 1));
+        let mut silent = Vec::new();
+        for _ in 0..2 * FOR_RELAYS {
+            let (client, server) = tokio::io::duplex(100);
+            silent.push(client);
+            let cache = cache.clone();
+            tokio::spawn(async move { cache.serve(server, None).await });
+        }
+        tokio::task::yield_now().await;
+        let answer = served(&cache, b"GET /tor/server/all HTTP/1.0\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
     }
 
     #[tokio::test]
