@@ -4,6 +4,7 @@ mod aftermath;
 mod consensus;
 mod disturbances;
 mod exit;
+mod hostile;
 mod onion;
 mod payments;
 mod positions;
@@ -20,6 +21,7 @@ pub fn all() -> Vec<Case> {
     all.extend(payments::all());
     all.extend(onion::all().into_iter().map(Case::pending));
     all.extend(disturbances::all());
+    all.extend(hostile::all());
     all.extend(renewal::all().into_iter().map(Case::pending));
     all.extend(aftermath::all().into_iter().map(Case::pending));
     all
