@@ -131,6 +131,7 @@ async fn dial(shared: Arc<Shared>, to: NextHop) {
     };
     let local = shared.local();
     let mut established = None;
+    let mut failed = DestroyReason::ConnectFailed;
     // Another connection may have come about since the circuit asked; now that this one is known to be under way, none can
     // any more without being found.
     let found = shared.with(|engine, _| engine.link_to(&to));
@@ -144,7 +145,12 @@ async fn dial(shared: Arc<Shared>, to: NextHop) {
                 established = Some(done);
                 break;
             }
-            Err(error) => debug!(%error, "cannot reach a next hop"),
+            Err(error) => {
+                debug!(%error, "cannot reach a next hop");
+                if error.is_wrong_identity() {
+                    failed = DestroyReason::Identity;
+                }
+            }
         }
     }
     let link = established.as_ref().map(|established| up(&shared, established));
@@ -157,7 +163,7 @@ async fn dial(shared: Arc<Shared>, to: NextHop) {
         for circuit in waiting {
             match over {
                 Some(link) => engine.extend_via(now, circuit, link),
-                None => engine.extend_failed(now, circuit, DestroyReason::ConnectFailed),
+                None => engine.extend_failed(now, circuit, failed),
             }
         }
     });

@@ -468,7 +468,7 @@ impl Engine {
             .filter_map(|index| self.links.at(*index).map(|link| (*index, link)))
             .filter(|(_, link)| {
                 let peer_fits = link.info.peer.is_some_and(|peer| ed.is_none_or(|ed| *ed == peer.ed));
-                let fits = link.info.canonical || addresses.contains(&link.info.remote);
+                let fits = link.info.canonical || addresses.iter().any(|address| address.ip() == link.info.remote.ip());
                 peer_fits && fits && !link.closing && self.now.since(link.since) < OLD
             })
             .max_by_key(|(_, link)| link.rank())

@@ -340,6 +340,9 @@ pub(super) async fn rotate_keys(
         links: asked("links")?,
         tap: false,
     };
+    if !(early.signing || early.onion || early.links) {
+        return Err(BAD_ROTATION);
+    }
     let (owned, onion) = (Arc::clone(keys), onion_lifetime(&directory.view()));
     let rotated = tokio::task::spawn_blocking(move || owned.rotate(SystemTime::now(), onion, early)).await;
     let renewed = match rotated {
