@@ -104,7 +104,7 @@ impl DirCache {
             ..LIMITS
         };
         let request = tokio::time::timeout(REQUEST, read_request(&mut stream, &limits)).await;
-        let request = match request.unwrap_or_else(|_| Err(HttpError::Stalled)) {
+        let request = match request.unwrap_or(Err(HttpError::Stalled)) {
             Ok(Some(request)) => request,
             Ok(None) => return,
             Err(error) => {
