@@ -149,7 +149,7 @@ async fn none_astray(world: &World) -> anyhow::Result<()> {
     let tunnel = world
         .arti()
         .await?
-        .circuit(&world.path(&["obolguard", "ctormiddle"])?)
+        .circuit_in_the_old_format(&world.path(&["obolguard", "ctormiddle"])?)
         .await?;
     let cell = Unrecognized::new(RelayCmd::from(obol_cell::CMD_TO_NODE), vec![0; 8]);
     tunnel.send_raw_msg(cell.into(), tunnel.last_hop()?).await?;
