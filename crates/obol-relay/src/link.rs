@@ -6,7 +6,6 @@ mod connection;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use obol_onion::engine::{CircuitId, DestroyReason, LinkId, LinkInfo, NextHop, Peer};
@@ -64,7 +63,7 @@ pub(crate) async fn accepted(shared: Arc<Shared>, tcp: TcpStream, knock: Knock) 
     match done {
         Ok(established) => {
             if established.peer.is_some() && established.canonical_to_peer {
-                shared.reached.store(true, Ordering::Relaxed);
+                shared.mark_reached(&local);
             }
             let _visit = counted(&shared, knock, &established);
             let link = up(&shared, &established);

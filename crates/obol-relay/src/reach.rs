@@ -15,6 +15,7 @@ use obol_onion::link::Expected;
 use rand::RngExt as _;
 use rand::seq::IndexedRandom as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::watch;
 
 use crate::directory::{NetView, RelayInfo};
 use crate::handshake::{self, LinkFailed, LinkStream, Local};
@@ -229,7 +230,7 @@ impl Cells {
 #[derive(Debug)]
 pub struct SelfTest {
     keys: Arc<Keys>,
-    at: SocketAddrV4,
+    at: watch::Sender<SocketAddrV4>,
     net: NetView,
     engine: EngineHandle,
     state: Mutex<Reachability>,
@@ -240,7 +241,7 @@ impl SelfTest {
     pub fn new(keys: Arc<Keys>, at: SocketAddrV4, net: NetView, engine: EngineHandle) -> Arc<SelfTest> {
         Arc::new(SelfTest {
             keys,
-            at,
+            at: watch::channel(at).0,
             net,
             engine,
             state: Mutex::new(Reachability::Unknown),
@@ -255,8 +256,28 @@ impl SelfTest {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Tries until a relay has reached us.
+    /// The descriptor names this address now: whether we are reached there is not known.
+    pub fn begin_again(&self, at: SocketAddrV4) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Reachability::Unknown;
+        self.at.send_replace(at);
+    }
+
+    /// Tries until a relay has reached us, and again at each new address.
     pub async fn run(self: Arc<Self>) {
+        let mut at = self.at.subscribe();
+        loop {
+            tokio::select! {
+                // The sender is ours: it is not gone.
+                _ = at.changed() => continue,
+                () = self.until_reached() => {}
+            }
+            let _ = at.changed().await;
+        }
+    }
+
+    /// Tries until a relay has reached us.
+    pub async fn until_reached(&self) {
+        let at = *self.at.borrow();
         let [mut pause, longest] = PAUSES;
         let mut net = self.net.clone();
         while self.net.snapshot().relays().is_empty() {
@@ -265,20 +286,23 @@ impl SelfTest {
             }
         }
         while self.state() != Reachability::Reachable {
-            if let Err(error) = self.round().await {
+            if let Err(error) = self.round(at).await {
                 // At first it may well be the others.
                 let known = self.state() != Reachability::Unknown;
                 if known {
                     tracing::warn!(
-                        address = %self.at,
+                        address = %at,
                         %error,
                         "other relays do not reach this relay: check or.advertise, the firewall and the forwarding of its port"
                     );
                 } else {
-                    tracing::info!(address = %self.at, %error, "no other relay has reached this one so far");
+                    tracing::info!(address = %at, %error, "no other relay has reached this one so far");
                 }
-                *self.state.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Reachability::Unreachable(error.to_string());
+                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                // Of an address that is given up nobody wants to know.
+                if *self.at.borrow() == at {
+                    *state = Reachability::Unreachable(error.to_string());
+                }
             }
             if self.engine.was_reached() {
                 break;
@@ -286,11 +310,11 @@ impl SelfTest {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(longest);
         }
-        tracing::info!(address = %self.at, "other relays reach this relay");
+        tracing::info!(address = %at, "other relays reach this relay");
     }
 
     /// Asks some relays, one after the other. A failure only if all of them failed.
-    async fn round(&self) -> Result<(), NotReached> {
+    async fn round(&self, at: SocketAddrV4) -> Result<(), NotReached> {
         let own = self.keys.fingerprint();
         let snapshot = self.net.snapshot();
         let usable: Vec<&Arc<RelayInfo>> = snapshot
@@ -304,7 +328,7 @@ impl SelfTest {
             .collect();
         let mut outcome = Ok(());
         for relay in chosen {
-            match circuit(&relay, &self.keys, self.at).await {
+            match circuit(&relay, &self.keys, at).await {
                 // Over a link that we had opened, perhaps: then the next one tells more.
                 Ok(()) if self.engine.was_reached() => return Ok(()),
                 Ok(()) => outcome = Ok(()),

@@ -12,7 +12,7 @@
 //! events are sorted there (so that their order is the engine's) and acted upon after it is released.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -50,8 +50,9 @@ pub struct RelayParts {
     pub keys: Arc<Keys>,
     /// Where it accepts links. Port 0: a free one.
     pub listen: Vec<SocketAddr>,
-    /// The addresses in its descriptor; empty: those it listens on. Peers that reach it elsewhere open a second link.
-    pub advertised: Vec<IpAddr>,
+    /// The addresses and ports in its descriptor; empty: those it listens on. Peers that reach it elsewhere open a second
+    /// link.
+    pub advertised: Vec<SocketAddr>,
     /// How it shares what it has.
     pub engine: EngineConfig,
     /// What it connects to as an exit.
@@ -173,6 +174,8 @@ pub(crate) struct Shared {
     start: Instant,
     pub(crate) keys: Arc<Keys>,
     local: RwLock<Arc<Local>>,
+    /// What it advertises, with ports.
+    advertised: Mutex<Vec<SocketAddr>>,
     exit: RwLock<Arc<ExitConfig>>,
     /// Parameters that the operator has set, whatever the consensus says.
     overrides: RwLock<HashMap<&'static str, i32>>,
@@ -183,8 +186,8 @@ pub(crate) struct Shared {
     pub(crate) net: Option<NetView>,
     /// Payment events that the driver has not taken.
     payments_waiting: Arc<AtomicUsize>,
-    /// A relay has connected to an address that we advertise.
-    pub(crate) reached: AtomicBool,
+    /// A relay has connected to an address that we advertise now. Changes under the lock of `local` only.
+    reached: AtomicBool,
     /// Public-key work, by worker.
     workers: Vec<mpsc::UnboundedSender<Job>>,
     pub(crate) dialler: Mutex<Dialler>,
@@ -253,6 +256,15 @@ impl Shared {
     /// What it says of itself when it opens a link.
     pub(crate) fn local(&self) -> Arc<Local> {
         Arc::clone(&self.local.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A relay that was told `local` has connected to an address in there.
+    pub(crate) fn mark_reached(&self, local: &Arc<Local>) {
+        let now = self.local.read().unwrap_or_else(PoisonError::into_inner);
+        // What was advertised when the handshake began may not be any more.
+        if Arc::ptr_eq(&now, local) {
+            self.reached.store(true, Ordering::Relaxed);
+        }
     }
 
     /// What it connects to as an exit.
@@ -384,17 +396,13 @@ impl Relay {
             listeners.push(listener);
         }
         let advertised = match parts.advertised.is_empty() {
-            true => addresses.iter().map(SocketAddr::ip).collect(),
+            true => addresses.clone(),
             false => parts.advertised,
         };
         let mut config = parts.engine;
-        let ports = || addresses.iter().map(SocketAddr::port);
-        let reached = advertised
-            .iter()
-            .flat_map(|ip| ports().map(|port| SocketAddr::new(*ip, port)));
-        config.own_addresses.extend(addresses.iter().copied().chain(reached));
+        config.own_addresses.extend(addresses.iter().chain(&advertised));
         let mut exit = parts.exit;
-        exit.own.extend(advertised.iter().copied());
+        exit.own.extend(advertised.iter().map(SocketAddr::ip));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let (workers, jobs): (Vec<_>, Vec<_>) = (0..cores).map(|_| mpsc::unbounded_channel()).unzip();
         let payments_waiting = parts
@@ -418,9 +426,10 @@ impl Relay {
             start: Instant::now(),
             keys: parts.keys,
             local: RwLock::new(Arc::new(Local {
-                advertised,
+                advertised: advertised.iter().map(SocketAddr::ip).collect(),
                 timeouts: Timeouts::default(),
             })),
+            advertised: Mutex::new(advertised),
             exit: RwLock::new(Arc::new(exit)),
             overrides: RwLock::default(),
             asleep: AtomicBool::new(false),
@@ -488,14 +497,29 @@ impl RelayHandle {
         *shared.exit.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(exit);
     }
 
-    /// From now on links are opened and accepted with these addresses for its own. For [`set_exit`](Self::set_exit) to
-    /// know them, it comes after this.
-    pub fn set_advertised(&self, advertised: Vec<IpAddr>) {
-        let mut local = self.engine.0.local.write().unwrap_or_else(PoisonError::into_inner);
+    /// From now on these addresses are its own: links are opened and accepted with them, nobody is extended to them, and
+    /// whether a relay has reached it there is not known yet. Empty: those it listens on. For [`set_exit`](Self::set_exit)
+    /// to know them, it comes after this. Returns whether they are others than before.
+    pub fn set_advertised(&self, advertised: Vec<SocketAddr>) -> bool {
+        let advertised = match advertised.is_empty() {
+            true => self.addresses.to_vec(),
+            false => advertised,
+        };
+        let shared = &self.engine.0;
+        let mut before = shared.advertised.lock().unwrap_or_else(PoisonError::into_inner);
+        if *before == advertised {
+            return false;
+        }
+        let own: Vec<SocketAddr> = self.addresses.iter().chain(&advertised).copied().collect();
+        shared.with(|engine, _| engine.set_own_addresses(own));
+        let mut local = shared.local.write().unwrap_or_else(PoisonError::into_inner);
         *local = Arc::new(Local {
-            advertised,
+            advertised: advertised.iter().map(SocketAddr::ip).collect(),
             timeouts: local.timeouts,
         });
+        shared.reached.store(false, Ordering::Relaxed);
+        *before = advertised;
+        true
     }
 
     /// From now on these parameters hold, by their names in the consensus, whatever that says.
@@ -584,7 +608,7 @@ impl EngineHandle {
         self.with(|engine, now| engine.set_unpaid(now, unpaid));
     }
 
-    /// Whether a relay that authenticated itself has ever connected to an address that we advertise.
+    /// Whether a relay that authenticated itself has connected to an address that we advertise, since we do.
     pub fn was_reached(&self) -> bool {
         self.0.reached.load(Ordering::Relaxed)
     }

@@ -8,7 +8,7 @@ mod publishing;
 mod reload;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -88,6 +88,8 @@ pub struct RunningRelay {
     directory: Arc<Directory>,
     keys: Arc<Keys>,
     announcement: Option<Arc<Announcement>>,
+    /// Whether others reach it.
+    self_test: Option<Arc<SelfTest>>,
     tasks: Vec<JoinHandle<()>>,
     /// The configuration in force.
     settings: watch::Sender<Arc<Config>>,
@@ -147,6 +149,7 @@ pub async fn run(config: Config) -> Result<RunningRelay, RunError> {
         directory,
         keys,
         announcement: None,
+        self_test: None,
         tasks: Vec::new(),
         settings: watch::channel(Arc::new(config.clone())).0,
         account: Arc::new(Mutex::new(account)),
@@ -207,6 +210,7 @@ async fn finish(running: &mut RunningRelay, config: Config, events: relay::Payme
         running.gateway = Some(Gateway::start(options, backend(Arc::new(about))).await?);
     }
     running.announcement = Some(Arc::clone(&announcement));
+    running.self_test = Some(Arc::clone(&self_test));
     running
         .tasks
         .push(tokio::spawn(Arc::clone(&announcement).measure(engine)));
@@ -270,6 +274,13 @@ impl RunningRelay {
     /// Its payments, if it is configured for any.
     pub fn payments(&self) -> Option<&Payments> {
         self.payments.as_ref()
+    }
+
+    /// Whether others reach it where its descriptor says.
+    pub fn reachability(&self) -> Reachability {
+        self.self_test
+            .as_ref()
+            .map_or(Reachability::Unknown, |self_test| self_test.state())
     }
 
     /// The configuration in force.
@@ -395,13 +406,13 @@ fn client_share(config: &Config) -> ClientShare {
 }
 
 /// The addresses in the descriptor, IPv4 first; none if they are those that the relay listens on.
-fn advertised(config: &Config) -> Vec<IpAddr> {
+fn advertised(config: &Config) -> Vec<SocketAddr> {
     let or = &config.or;
     if or.advertise.is_none() && or.ipv6_advertise.is_none() {
         return Vec::new();
     }
-    let ipv4 = or.advertise.unwrap_or(or.listen).ip();
-    let ipv6 = or.ipv6().map(|address| IpAddr::V6(*address.ip()));
+    let ipv4 = or.advertise.unwrap_or(or.listen);
+    let ipv6 = or.ipv6().map(SocketAddr::V6);
     [Some(ipv4), ipv6].into_iter().flatten().collect()
 }
 

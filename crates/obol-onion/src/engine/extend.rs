@@ -21,6 +21,11 @@ const TYPE_TAP: u16 = 0;
 const TYPE_FAST: u16 = 1;
 
 impl Engine {
+    /// From now on these addresses are our own: nobody is extended there.
+    pub fn set_own_addresses(&mut self, addresses: Vec<SocketAddr>) {
+        self.config.own_addresses = addresses;
+    }
+
     /// EXTEND2 from the client. `early`: it came in a RELAY_EARLY cell, as it must.
     pub(crate) fn extend2(&mut self, index: u32, early: bool, stream: u16, data: &[u8]) {
         if stream != 0 || !(early || self.config.defences.late_extends) {

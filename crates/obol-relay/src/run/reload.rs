@@ -1,7 +1,6 @@
 //! A new configuration for a running relay: all of it, or nothing.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use obol_cell::UnitError;
@@ -75,11 +74,10 @@ impl RunningRelay {
             announcement.describe(&new)?;
         }
         // From here on nothing can fail.
-        let addresses = match advertised(&new) {
-            none if none.is_empty() => self.addresses().iter().map(SocketAddr::ip).collect(),
-            some => some,
-        };
-        self.relay.set_advertised(addresses);
+        let elsewhere = self.relay.set_advertised(advertised(&new));
+        if let (true, Some(self_test), Some(announcement)) = (elsewhere, &self.self_test, &self.announcement) {
+            self_test.begin_again(announcement.address());
+        }
         self.relay.set_exit(exit);
         self.relay.set_overrides(new.defence.overrides());
         self.cache.set_share(client_share(&new));

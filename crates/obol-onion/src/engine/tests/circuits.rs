@@ -131,6 +131,22 @@ fn a_relay_is_not_sent_to_itself_under_another_name() {
 }
 
 #[test]
+fn a_relay_that_moves_is_not_sent_to_its_new_address_either() {
+    let mut net = Net::of_size(2);
+    let client = net.client(0);
+    net.nodes[0].set_own_addresses(vec![address(1)]);
+    let mut circ = net.open(client, &[0]);
+    net.extend(&mut circ, 1);
+    net.run();
+    assert_eq!(net.destroyed(&circ), Some(DestroyReason::Protocol as u8));
+    net.nodes[0].set_own_addresses(vec![address(0)]);
+    let mut circ = net.open(client, &[0]);
+    net.extend(&mut circ, 1);
+    net.run();
+    assert_eq!(net.destroyed(&circ), None);
+}
+
+#[test]
 fn an_unreachable_next_hop_is_said_to_be_so() {
     let mut net = Net::of_size(1);
     let client = net.client(0);
