@@ -28,7 +28,7 @@ use disk::Disk;
 use documents::Documents;
 use fetch::Shared;
 
-pub use diffs::Diffs;
+pub use diffs::{DiffAges, Diffs};
 pub use fetch::{Authority, Disbelief, FetchError, Upload, upload};
 pub use hsdir::Held;
 pub use limit::ClientShare;
@@ -226,21 +226,32 @@ impl Keeper {
         let Some(disk) = self.disk.clone() else { return };
         let authorities = self.authorities.clone();
         let now = SystemTime::now();
-        let loaded = tokio::task::spawn_blocking(move || disk.load(&authorities, now)).await;
-        if let Ok(Some((documents, snapshot))) = loaded {
-            debug!(
-                relays = snapshot.relays().len(),
-                "the directory of an earlier run is still good"
-            );
-            self.show(documents, snapshot);
+        let loading = disk.clone();
+        let loaded = tokio::task::spawn_blocking(move || loading.load(&authorities, now)).await;
+        let Ok(Some((documents, snapshot))) = loaded else {
+            return;
+        };
+        debug!(
+            relays = snapshot.relays().len(),
+            "the directory of an earlier run is still good"
+        );
+        self.show(documents.clone(), snapshot);
+        // That takes longer, and nobody has to wait for it.
+        if let Ok(documents) = tokio::task::spawn_blocking(move || disk.with_earlier(documents)).await {
+            self.serve(documents);
         }
+    }
+
+    /// Hands out documents.
+    fn serve(&self, documents: Documents) {
+        self.documents.send_modify(|held| {
+            *held = Arc::new(documents.with_own_of(held));
+        });
     }
 
     /// Hands out documents and what they say.
     fn show(&self, documents: Documents, snapshot: Snapshot) {
-        self.documents.send_modify(|held| {
-            *held = Arc::new(documents.with_own_of(held));
-        });
+        self.serve(documents);
         self.snapshots.send_replace(Arc::new(snapshot));
     }
 
@@ -256,10 +267,11 @@ impl Keeper {
                     .map_or(LONGEST_PAUSE, |c| next_fetch(c, now));
                 let (ready, disk) = (documents.clone(), self.disk.clone());
                 let prepared = tokio::task::spawn_blocking(move || {
+                    let documents = ready.with_diffs();
                     if let Some(disk) = disk {
-                        disk.save(&ready);
+                        disk.save(&documents);
                     }
-                    ready.with_diffs()
+                    documents
                 });
                 let documents = prepared.await.unwrap_or(documents);
                 debug!(relays = snapshot.relays().len(), "the directory is fresh");

@@ -6,13 +6,14 @@ mod network;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use network::{Network, description, keys, policy};
 use obol_relay::config::Config;
 use obol_relay::descriptor;
 use obol_relay::directory::answer::answer;
+use obol_relay::directory::documents::Documents;
 use obol_relay::directory::http::{self, Request, format_date};
 use obol_relay::directory::{self, DirCache, Directory, Disbelief, FetchError, Occasion, Upload, upload};
 use obol_relay::keys::OnionLifetime;
@@ -20,6 +21,7 @@ use obol_relay::reach::{self, NotReached, Reachability, SelfTest};
 use obol_relay::run;
 use obol_testnet::authority::{Authority, AuthorityConfig, Role};
 use obol_testnet::ctor::free_port;
+use tokio::sync::{mpsc, watch};
 use tor_checkable::{ExternallySigned as _, TimeBound as _};
 use tor_netdoc::doc::microdesc::MicrodescAndHash;
 use tor_netdoc::doc::netstatus::{MdConsensus, PlainConsensus};
@@ -291,6 +293,171 @@ async fn a_client_that_has_an_older_consensus_gets_the_difference_and_it_leads_t
         let same = ask_cache(node, &whole, Some(hex::encode(new.digest))).await;
         assert_eq!(same.status, 304);
     }
+}
+
+/// What becomes of differences on their way.
+#[derive(Clone, Copy)]
+enum Way {
+    /// They come as they were sent.
+    Untouched,
+    /// They say that they lead to something else.
+    Mislabelled,
+    /// A line of them is another one.
+    Garbled,
+    /// They lead to a consensus that nobody has signed.
+    Forged,
+}
+
+/// An authority's DirPort that a relay's cache answers at. What came of each request for a consensus is told: whether a
+/// difference was asked for, and whether one was sent.
+async fn front(
+    cache: DirCache,
+    way: watch::Receiver<Way>,
+    base: Arc<Mutex<String>>,
+) -> (SocketAddr, mpsc::UnboundedReceiver<(bool, bool)>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (told, heard) = mpsc::unbounded_channel();
+    let limits = http::Limits {
+        head: 10_000,
+        body: 1 << 20,
+        patience: network::PATIENCE,
+    };
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let request = http::read_request(&mut stream, &limits).await.unwrap().unwrap();
+            let has = request.headers.get("X-Or-Diff-From-Consensus").map(str::to_owned);
+            let asked = has.is_some();
+            let mut response = ask(&cache, &request.path, has).await;
+            let text = String::from_utf8(response.concat()).unwrap();
+            let sent = tor_consdiff::looks_like_diff(&text);
+            // It came to us as it suited us.
+            response.headers = http::Headers::default();
+            if sent {
+                let base = base.lock().unwrap().clone();
+                let text = match *way.borrow() {
+                    Way::Untouched => text,
+                    Way::Mislabelled => {
+                        let mut lines: Vec<&str> = text.lines().collect();
+                        let hashes = format!("{} {}", &lines[1][..69], "AB".repeat(32));
+                        lines[1] = &hashes;
+                        lines.join("\n") + "\n"
+                    }
+                    Way::Garbled => text.replace("valid-after", "valid-after "),
+                    Way::Forged if !request.path.contains("-microdesc") => text,
+                    Way::Forged => {
+                        let genuine = apply(&base, &text);
+                        let forged = genuine.replacen("\ns Fast", "\ns BadExit Fast", 1);
+                        assert_ne!(genuine, forged);
+                        let strictness = tor_consdiff::DiffSizeStrictness::Generate;
+                        tor_consdiff::gen_cons_diff(&base, &forged, strictness).unwrap()
+                    }
+                };
+                response.body = vec![text.into()];
+            }
+            if request.path.contains("/consensus") {
+                told.send((asked, sent)).unwrap();
+            }
+            http::write_response(&mut stream, &response, &limits).await.unwrap();
+        }
+    });
+    (address, heard)
+}
+
+/// What a difference leads to.
+fn apply(base: &str, difference: &str) -> String {
+    let strictness = tor_consdiff::DiffSizeStrictness::Apply;
+    let applied = tor_consdiff::apply_diff(base, difference, None, strictness).unwrap();
+    applied.to_string()
+}
+
+/// The consensus of the flavour `microdesc`.
+fn microdesc(documents: &Documents) -> String {
+    String::from_utf8(documents.microdesc.as_ref().unwrap().text.to_vec()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_fetches_differences_and_the_whole_when_one_of_them_leads_nowhere() {
+    let network = Network::start(2).await;
+    let cache = network.nodes[0].directory.cache();
+    let (way, seen) = watch::channel(Way::Untouched);
+    let base = Arc::new(Mutex::new(String::new()));
+    let (address, mut heard) = front(cache, seen, Arc::clone(&base)).await;
+    let mut entry = network.authority.entry();
+    entry.address = address;
+    let follower = Directory::start(vec![entry]);
+    follower.refresh().await.unwrap();
+    let roles = [Role::Middle, Role::Exit];
+    let ways = [Way::Untouched, Way::Mislabelled, Way::Garbled, Way::Forged];
+    for (round, how) in ways.into_iter().enumerate() {
+        *base.lock().unwrap() = microdesc(&network.authority.documents());
+        way.send_replace(how);
+        while heard.try_recv().is_ok() {}
+        network.authority.assign("relay1", roles[round % 2]);
+        network.publish().await;
+        follower.refresh().await.unwrap();
+        let newest = microdesc(&network.authority.documents());
+        assert_ne!(newest, *base.lock().unwrap());
+        let path = "/tor/status-vote/current/consensus-microdesc";
+        let got = ask(&follower.cache(), path, None).await.concat();
+        assert_eq!(String::from_utf8(got).unwrap(), newest, "round {round}");
+        // The difference was asked for and sent; if that was of no use, the whole was.
+        assert_eq!(heard.try_recv(), Ok((true, true)), "round {round}");
+        if !matches!(how, Way::Untouched) {
+            assert_eq!(heard.try_recv(), Ok((false, false)), "round {round}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_is_restarted_serves_the_differences_from_what_it_had_before() {
+    let network = Network::start(2).await;
+    let files = tempfile::tempdir().unwrap();
+    let disk = files.path().join("directory");
+    let first = Directory::start_with(vec![network.authority.entry()], Some(disk.clone()));
+    first.refresh().await.unwrap();
+    let older = network.authority.documents();
+    network.authority.assign("relay1", Role::Exit);
+    network.publish().await;
+    first.refresh().await.unwrap();
+    first.shutdown().await;
+    // What is of no use is not used.
+    std::fs::write(disk.join("earlier/microdesc-00"), "nonsense").unwrap();
+    std::fs::write(disk.join("earlier/stranger"), "").unwrap();
+
+    let mut gone = network.authority.entry();
+    gone.address = SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
+    let again = Directory::start_with(vec![gone], Some(disk.clone()));
+    let newer = network.authority.documents();
+    for (flavor, old, new) in [
+        ("-microdesc", &older.microdesc, &newer.microdesc),
+        ("", &older.plain, &newer.plain),
+    ] {
+        let (old, new) = (old.as_ref().unwrap(), new.as_ref().unwrap());
+        let path = format!("/tor/status-vote/current/consensus{flavor}");
+        let got = async {
+            loop {
+                let answer = ask(&again.cache(), &path, Some(hex::encode_upper(old.digest))).await;
+                let text = String::from_utf8(answer.concat()).unwrap();
+                if tor_consdiff::looks_like_diff(&text) {
+                    return text;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let difference = tokio::time::timeout(network::PATIENCE, got).await.unwrap();
+        let base = std::str::from_utf8(&old.text).unwrap();
+        assert_eq!(apply(base, &difference).as_bytes(), &new.text[..]);
+    }
+    // The next consensus clears up, and what was remembered stays.
+    drop(again);
+    let third = Directory::start_with(vec![network.authority.entry()], Some(disk.clone()));
+    network.authority.assign("relay1", Role::Middle);
+    network.publish().await;
+    third.refresh().await.unwrap();
+    assert!(!disk.join("earlier/stranger").exists());
+    let kept = std::fs::read_dir(disk.join("earlier")).unwrap().count();
+    assert_eq!(kept, 6, "three consensuses of two flavours");
 }
 
 #[tokio::test]

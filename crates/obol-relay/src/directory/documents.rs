@@ -10,7 +10,7 @@ use tor_checkable::{SelfSigned as _, TimeBound as _};
 use tor_netdoc::doc::authcert::AuthCert;
 use tor_netdoc::doc::netstatus::{ConsensusFlavor, MdConsensus, PlainConsensus};
 
-use super::diffs::Diffs;
+use super::diffs::{DiffAges, Diffs};
 use super::hsdir;
 use super::http::Encoding;
 use super::view::Snapshot;
@@ -80,6 +80,9 @@ pub enum NotAConsensus {
     /// It is not even text.
     #[error("it is not UTF-8")]
     NotText(#[from] std::str::Utf8Error),
+    /// It is a difference that nobody asked for.
+    #[error("a difference that was not asked for")]
+    Unasked,
 }
 
 impl Consensus {
@@ -230,6 +233,8 @@ pub struct Documents {
     pub own: Option<RsaId>,
     /// The longest descriptor of an onion service, in bytes, if the consensus says so.
     pub onion_descriptor: Option<usize>,
+    /// From how old a consensus differences are made and asked for.
+    pub diff_ages: DiffAges,
 }
 
 impl Documents {
@@ -280,16 +285,17 @@ impl Documents {
             let bounds = hsdir::MAX_LENGTH_BOUNDS;
             usize::try_from(*limit.clamp(bounds.start(), bounds.end())).ok()
         });
+        self.diff_ages = DiffAges::new(|name| consensus.params.get(name).copied());
         self
     }
 
     /// These documents with the differences to their consensuses. Takes its time.
     pub(super) fn with_diffs(mut self) -> Documents {
         if let Some(consensus) = &self.microdesc {
-            self.microdesc_diffs.follow(consensus);
+            self.microdesc_diffs.follow(consensus, self.diff_ages);
         }
         if let Some(consensus) = &self.plain {
-            self.plain_diffs.follow(consensus);
+            self.plain_diffs.follow(consensus, self.diff_ages);
         }
         self
     }

@@ -40,6 +40,9 @@ const BESIDE: Duration = Duration::from_secs(5);
 /// Documents asked for in one request, as C Tor does.
 const BATCH: usize = 90;
 
+/// How a difference between two consensuses begins.
+const DIFFERENCE: &[u8] = b"network-status-diff-version ";
+
 /// How far our clock may lag behind the authorities'.
 const EARLY: Duration = Duration::from_secs(600);
 
@@ -110,6 +113,9 @@ pub enum Disbelief {
     /// It does not parse.
     #[error(transparent)]
     Parse(#[from] NotAConsensus),
+    /// It came as a difference, which does not lead from the one that we have to another.
+    #[error("a difference that cannot be applied")]
+    Difference(#[from] tor_consdiff::Error),
     /// Too few of our authorities signed it, or a signature is wrong.
     #[error("not signed by more than half of our authorities")]
     Signature,
@@ -218,8 +224,19 @@ async fn refresh_from(
     Ok((held.with_limits(&snapshot), snapshot))
 }
 
+/// A consensus as it came.
+enum Answer {
+    /// The one that we have is the newest.
+    Same,
+    /// All of it.
+    Whole(Bytes),
+    /// What is different in it (*dir-spec*, "Consensus diffs").
+    Difference(Bytes),
+}
+
 /// Fetches a consensus of some flavour, with the certificates that it needs, and stores both. Answered with "not
-/// modified", it reads the stored one again.
+/// modified", it reads the stored one again. Of one that is not old the difference is asked for, and if that is of no use
+/// the whole document.
 async fn consensus(
     authority: &Authority,
     authorities: &[Authority],
@@ -231,6 +248,46 @@ async fn consensus(
         authority: authority.name.clone(),
         source,
     };
+    let have = held.consensus(flavor).cloned();
+    let recent = |have: &&Consensus| {
+        let age = now.duration_since(have.valid_after).unwrap_or_default();
+        age <= held.diff_ages.asked
+    };
+    let base = have.as_ref().filter(recent);
+    let text = match ask_consensus(authority, authorities, have.as_ref(), base, flavor).await? {
+        Answer::Same => have.as_ref().map(|have| have.text.clone()).unwrap_or_default(),
+        Answer::Whole(text) => text,
+        Answer::Difference(difference) => {
+            let outcome = match base.map(|base| apply(base, &difference)) {
+                Some(Ok(text)) => believe(authority, authorities, held, flavor, text, now).await,
+                Some(Err(error)) => Err(error),
+                None => Err(Disbelief::Parse(NotAConsensus::Unasked)),
+            };
+            match outcome {
+                Ok(listed) => return Ok(listed),
+                Err(error) => {
+                    debug!(authority = authority.name, %error, "a difference of no use: asking for the whole")
+                }
+            }
+            match ask_consensus(authority, authorities, have.as_ref(), None, flavor).await? {
+                Answer::Same => have.as_ref().map(|have| have.text.clone()).unwrap_or_default(),
+                Answer::Whole(text) | Answer::Difference(text) => text,
+            }
+        }
+    };
+    believe(authority, authorities, held, flavor, text, now)
+        .await
+        .map_err(disbelieve)
+}
+
+/// Asks for a consensus that is newer than what we have, or for the difference to it from `base`.
+async fn ask_consensus(
+    authority: &Authority,
+    authorities: &[Authority],
+    have: Option<&Consensus>,
+    base: Option<&Consensus>,
+    flavor: ConsensusFlavor,
+) -> Result<Answer, FetchError> {
     let names: Vec<String> = authorities.iter().map(|a| hex::encode_upper(a.v3_identity)).collect();
     let flavored = if flavor == ConsensusFlavor::Microdesc {
         "-microdesc"
@@ -239,31 +296,63 @@ async fn consensus(
     };
     let path = format!("/tor/status-vote/current/consensus{flavored}/{}", names.join("+"));
     let mut ask = Request::get(path.clone());
-    let have = held.consensus(flavor).cloned();
-    if let Some(have) = &have {
+    if let Some(have) = have {
         ask.headers.push("If-Modified-Since", format_date(have.valid_after));
     }
+    if let Some(base) = base {
+        ask.headers
+            .push("X-Or-Diff-From-Consensus", hex::encode_upper(base.digest));
+    }
     let response = request(authority, &ask).await?;
-    let text = match (response.status, &have) {
-        (200, _) => Bytes::from(response.concat()),
-        (304, Some(have)) => have.text.clone(),
-        (status, _) => {
-            return Err(FetchError::Status {
-                authority: authority.name.clone(),
-                status,
-                reason: response.reason,
-                path,
-            });
+    match response.status {
+        200 => {
+            let text = Bytes::from(response.concat());
+            Ok(if text.starts_with(DIFFERENCE) {
+                Answer::Difference(text)
+            } else {
+                Answer::Whole(text)
+            })
         }
-    };
-    let document = Consensus::read(flavor, text).map_err(|e| disbelieve(e.into()))?;
-    if have.is_some_and(|have| document.valid_after < have.valid_after) {
-        return Err(disbelieve(Disbelief::Older));
+        304 if have.is_some() => Ok(Answer::Same),
+        status => Err(FetchError::Status {
+            authority: authority.name.clone(),
+            status,
+            reason: response.reason,
+            path,
+        }),
+    }
+}
+
+/// The consensus that a difference leads to from `base`. That it is what the difference promises is checked here, and that it
+/// is signed later.
+fn apply(base: &Consensus, difference: &[u8]) -> Result<Bytes, Disbelief> {
+    let utf8 = |bytes| std::str::from_utf8(bytes).map_err(NotAConsensus::from);
+    let strictness = tor_consdiff::DiffSizeStrictness::Apply;
+    let result = tor_consdiff::apply_diff(utf8(&base.text)?, utf8(difference)?, Some(base.digest), strictness)?;
+    result.check_digest()?;
+    Ok(Bytes::from(result.to_string()))
+}
+
+/// Stores a consensus if it is to be believed, after the certificates that it needs.
+async fn believe(
+    authority: &Authority,
+    authorities: &[Authority],
+    held: &mut Documents,
+    flavor: ConsensusFlavor,
+    text: Bytes,
+    now: SystemTime,
+) -> Result<Listed, Disbelief> {
+    let document = Consensus::read(flavor, text)?;
+    if held
+        .consensus(flavor)
+        .is_some_and(|have| document.valid_after < have.valid_after)
+    {
+        return Err(Disbelief::Older);
     }
     let wanted = missing_certificates(flavor, &document, authorities, held);
     certificates(authority, wanted, held, now).await;
     let trusted = trusted(held, authorities, now);
-    let listed = verify(flavor, &document, authorities.len(), &trusted, now).map_err(disbelieve)?;
+    let listed = verify(flavor, &document, authorities.len(), &trusted, now)?;
     match flavor {
         ConsensusFlavor::Microdesc => held.microdesc = Some(document),
         _ => held.plain = Some(document),
