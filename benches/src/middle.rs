@@ -62,6 +62,7 @@ impl Middle {
             canonical: true,
             canonical_to_peer: true,
             pads: false,
+            known: true,
         };
         let towards_client = engine.link_up(now, link(1, false));
         let next = engine.link_up(now, link(2, true));

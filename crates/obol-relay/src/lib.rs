@@ -8,6 +8,7 @@ pub mod directory;
 pub mod extra_info;
 pub mod handshake;
 pub mod keys;
+mod known;
 mod link;
 pub mod metrics;
 pub mod payments;

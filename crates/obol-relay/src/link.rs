@@ -73,12 +73,14 @@ pub(crate) async fn accepted(shared: Arc<Shared>, tcp: TcpStream, knock: Knock) 
     }
 }
 
-/// Counts the link of a client. Relays are not limited, and neither is who shares an address with one of the consensus.
+/// Counts the link of a client. Relays of the consensus are not limited, and neither is who shares an address with one.
+/// Judged once, as C Tor does: who is counted here is only turned away at the door.
 fn counted(shared: &Shared, knock: Knock, established: &Established) -> Option<Visit> {
     let address = established.remote.ip().to_canonical();
     let known = |net: &NetView| net.snapshot().is_address(&address);
-    let is_relay = established.peer.is_some() || shared.net.as_ref().is_some_and(known);
-    (!is_relay).then(|| knock.open(Instant::now()))
+    let is_relay = proved(established).is_some_and(|peer| shared.is_known(&peer));
+    let is_exempt = is_relay || shared.net.as_ref().is_some_and(known);
+    (!is_exempt).then(|| knock.open(Instant::now()))
 }
 
 /// A circuit needs a link to its next hop: joins a connection that is being made, or makes one.
@@ -171,13 +173,20 @@ async fn dial(shared: Arc<Shared>, to: NextHop) {
     }
 }
 
+/// The identity that the other end has proved.
+fn proved(established: &Established) -> Option<Peer> {
+    established.peer.map(|peer| Peer {
+        ed: peer.ed25519,
+        rsa: peer.rsa,
+    })
+}
+
 /// Makes a link known to the engine.
 fn up(shared: &Arc<Shared>, established: &Established) -> (LinkId, Arc<LinkTask>) {
-    let info = LinkInfo {
-        peer: established.peer.map(|peer| Peer {
-            ed: peer.ed25519,
-            rsa: peer.rsa,
-        }),
+    let peer = proved(established);
+    let mut info = LinkInfo {
+        peer,
+        known: false,
         remote: established.remote,
         initiated: established.role == Role::Initiator,
         canonical: established.canonical,
@@ -187,6 +196,8 @@ fn up(shared: &Arc<Shared>, established: &Established) -> (LinkId, Arc<LinkTask>
     let task = Arc::new(LinkTask::new(shared.stop.child_token()));
     let registered = Arc::clone(&task);
     let link = shared.with_core(|core, now| {
+        // Asked under the lock: no consensus can come in between that would judge all links but this one.
+        info.known = peer.is_some_and(|peer| shared.is_known(&peer));
         let link = core.engine().link_up(now, info);
         core.links.insert(link, registered);
         link

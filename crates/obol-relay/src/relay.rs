@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use obol_onion::engine::{
     CircuitId, Congestion, Counters, DefenceParameters, DestroyReason, Engine, EngineConfig, Event, LinkId,
-    LinkParameters, NextHop, PaymentEvent, StreamId, Time, UnpaidShare,
+    LinkParameters, NextHop, PaymentEvent, Peer, StreamId, Time, UnpaidShare,
 };
 use rand::Rng as _;
 use tokio::net::TcpListener;
@@ -30,9 +30,10 @@ use tracing::{debug, warn};
 
 use crate::circuits::Job;
 use crate::defence::{ConnectionLimits, Door, DoorCounters};
-use crate::directory::{DirCache, NetView};
+use crate::directory::{DirCache, NetView, Snapshot};
 use crate::handshake::{Local, Timeouts};
 use crate::keys::Keys;
+use crate::known::is_known;
 use crate::link::{self, Dialler, LinkTask};
 use crate::streams::{self, ExitConfig, Resolver, StreamTask};
 
@@ -277,6 +278,11 @@ impl Shared {
         let set = self.overrides.read().unwrap_or_else(PoisonError::into_inner);
         let set = set.get(name).copied();
         set.or_else(|| self.net.as_ref().and_then(|net| net.param(name)))
+    }
+
+    /// Whether an identity that was proved is that of a relay of our consensus. Without a network to ask, all are.
+    pub(crate) fn is_known(&self, peer: &Peer) -> bool {
+        self.net.as_ref().is_none_or(|net| is_known(&net.snapshot(), peer))
     }
 
     /// One batch of work on the engine, under its lock; then what it asks for is done.
@@ -691,6 +697,7 @@ async fn pacer(shared: Arc<Shared>) {
 async fn housekeeper(shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut judged: Option<Arc<Snapshot>> = None;
     for tick in (0..SECOND).cycle() {
         ticks.tick().await;
         let param = |name: &str, default| shared.parameter(name).unwrap_or(default);
@@ -705,7 +712,13 @@ async fn housekeeper(shared: Arc<Shared>) {
             let congestion = Congestion::from_consensus(|name| shared.parameter(name));
             (window, accept, congestion, LinkParameters::new(param))
         });
+        // Relays that are new in the consensus are soon treated as such.
+        let judge = shared.net.as_ref().filter(|_| tick == 0).map(NetView::snapshot);
+        let judge = judge.filter(|new| judged.as_ref().is_none_or(|old| !Arc::ptr_eq(old, new)));
         shared.with(|engine, now| {
+            if let Some(snapshot) = &judge {
+                engine.judge_links(now, |peer| is_known(snapshot, peer));
+            }
             if let Some((window, accept, congestion, links)) = parameters {
                 engine.set_parameters(window, accept, congestion);
                 engine.set_link_parameters(links);
@@ -715,6 +728,7 @@ async fn housekeeper(shared: Arc<Shared>) {
             }
             engine.tick(now);
         });
+        judged = judge.or(judged);
         if tick == 0 {
             shared.resolver.sweep();
             shared.door.sweep(Instant::now());

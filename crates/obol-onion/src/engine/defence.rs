@@ -11,7 +11,7 @@
 //! | `circ_max_cell_queue_size` | cells of one circuit that wait in one direction | the circuit ends |
 //! | `AllowNonearlyExtend` | | EXTEND2 outside of RELAY_EARLY: ignored |
 //!
-//! Relays, which have proved who they are, are not counted. An address is an IPv4 address or the first 64 bits of an IPv6
+//! Relays, which have proved who they are and are in the consensus, are not counted. An address is an IPv4 address or the first 64 bits of an IPv6
 //! one. What is known of an address is forgotten when it would no longer make a difference, so that a new link does not
 //! wipe it away and memory stays small.
 
@@ -188,7 +188,7 @@ impl Engine {
     /// The address of a link's client; `None`: a relay is there.
     fn client_address(&self, link: u32) -> Option<IpAddr> {
         let info = &self.links.at(link)?.info;
-        match Neighbour::of(info.peer, info.remote) {
+        match info.neighbour() {
             Neighbour::Client(address) => Some(address),
             Neighbour::Relay(_) => None,
         }

@@ -25,20 +25,23 @@ pub struct Peer {
     pub rsa: [u8; 20],
 }
 
-/// Whose share of the unpaid class a circuit's cells come out of.
+/// Whose share a circuit and its cells come out of.
+///
+/// Anybody can make up an identity and prove that it is its own. Who did so and is in no consensus counts as a client, by
+/// its address (C Tor: `connection_or_digest_is_known_relay`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Neighbour {
-    /// A client, by its address: IPv4 whole, IPv6 its first 64 bits.
+    /// A client, or who counts as one, by its address: IPv4 whole, IPv6 its first 64 bits.
     Client(IpAddr),
     /// A relay, by its Ed25519 identity.
     Relay([u8; 32]),
 }
 
 impl Neighbour {
-    /// The neighbour at the other end of a link.
-    pub fn of(peer: Option<Peer>, remote: SocketAddr) -> Neighbour {
-        match (peer, remote.ip().to_canonical()) {
-            (Some(peer), _) => Neighbour::Relay(peer.ed),
+    /// The neighbour at the other end of a link; `relay` is there only if it counts as one.
+    pub fn of(relay: Option<Peer>, remote: SocketAddr) -> Neighbour {
+        match (relay, remote.ip().to_canonical()) {
+            (Some(relay), _) => Neighbour::Relay(relay.ed),
             (None, IpAddr::V4(address)) => Neighbour::Client(address.into()),
             (None, IpAddr::V6(address)) => {
                 let net = u128::from(address) & !u128::from(u64::MAX);
@@ -55,9 +58,16 @@ pub enum PaymentEvent {
     LinkUp {
         /// The link.
         link: LinkId,
-        /// The relay at its other end; `None` for a client.
+        /// The identity that its other end has proved; `None` for a client.
         peer: Option<Peer>,
         /// Whose initial credit its circuits get.
+        neighbour: Neighbour,
+    },
+    /// The other end of a link counts as another from now on, because the consensus has changed.
+    LinkJudged {
+        /// The link.
+        link: LinkId,
+        /// Whose initial credit its next circuits get.
         neighbour: Neighbour,
     },
     /// A link is gone, and all its circuits with it.
@@ -211,7 +221,7 @@ pub enum Event {
         stream: StreamId,
         /// The link that the circuit came on.
         from: LinkId,
-        /// The relay there; `None` for a client, which an exit refuses.
+        /// The identity that was proved there; `None` for a client, which an exit refuses.
         peer: Option<Peer>,
         /// Where to.
         target: Target,
@@ -227,7 +237,7 @@ pub enum Event {
     Resolve {
         /// The stream.
         stream: StreamId,
-        /// The relay before us; `None` for a client.
+        /// The identity that was proved by who is before us; `None` for a client.
         peer: Option<Peer>,
         /// The name, as the client wrote it.
         name: String,

@@ -44,7 +44,7 @@ impl Engine {
         let to_client = self
             .links
             .at(circuit.prev.link)
-            .is_some_and(|link| link.info.peer.is_none());
+            .is_some_and(|link| link.info.relay().is_none());
         let streams = circuit.edge.as_ref().is_some_and(|edge| !edge.streams.is_empty());
         let ends = matches!(circuit.next, Next::Nowhere) && circuit.layers.is_some() && !streams;
         if !to_client || !ends || circuit.metered != circuit.seen.metered {

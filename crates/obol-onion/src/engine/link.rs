@@ -57,11 +57,13 @@ pub(crate) enum Place {
     Buried,
 }
 
-/// What the link handshake found out.
+/// What the link handshake found out, and what the consensus says of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LinkInfo {
-    /// The relay at the other end, if it proved an identity.
+    /// The identity that the other end has proved, if any.
     pub peer: Option<Peer>,
+    /// Whether it is one of the consensus. If not, the other end counts as a client.
+    pub known: bool,
     /// Where it is.
     pub remote: SocketAddr,
     /// Whether we opened the connection: we then use circuit ids with the highest bit set, and the peer those without.
@@ -72,6 +74,18 @@ pub struct LinkInfo {
     pub canonical_to_peer: bool,
     /// Whether padding can be negotiated: link protocol 5.
     pub pads: bool,
+}
+
+impl LinkInfo {
+    /// The relay at the other end, if it counts as one.
+    pub(crate) fn relay(&self) -> Option<Peer> {
+        self.peer.filter(|_| self.known)
+    }
+
+    /// Whose share its circuits come out of.
+    pub(crate) fn neighbour(&self) -> Neighbour {
+        Neighbour::of(self.relay(), self.remote)
+    }
 }
 
 /// One open link.
@@ -154,7 +168,7 @@ impl Link {
 
     /// How long it may be without a circuit, microseconds; at random, so that closing tells nothing.
     fn patience(&self, relays: u64) -> u64 {
-        let (least, range) = if self.info.peer.is_some() && self.info.canonical {
+        let (least, range) = if self.info.relay().is_some() && self.info.canonical {
             (relays - relays / 4, relays / 2)
         } else {
             (IDLE_CLIENT, IDLE_CLIENT / 2)
@@ -242,7 +256,7 @@ impl Engine {
     /// A link's handshake is done. Its cells go through [`receive`](Self::receive) and [`transmit`](Self::transmit) now.
     pub fn link_up(&mut self, now: Time, info: LinkInfo) -> LinkId {
         self.now = self.now.max(now);
-        let key = Neighbour::of(info.peer, info.remote);
+        let key = info.neighbour();
         let neighbour = self.neighbours.join(key);
         let link = self.links.insert(Link {
             info,
@@ -300,10 +314,44 @@ impl Engine {
                 self.by_rsa.remove(&peer.rsa);
             }
         }
-        self.neighbours.leave(Neighbour::of(info.peer, info.remote));
+        self.neighbours.leave(info.neighbour());
         self.links.remove(link);
         self.events.push_back(Event::Payment(PaymentEvent::LinkDown { link }));
         self.pace(now);
+    }
+
+    /// The consensus has changed: judges the other ends of all links anew, and moves the circuits that came from them to the
+    /// share that they have now. So a relay that is met before our consensus has it, as in every young network, soon counts
+    /// as one, and one that is voted out does not keep its place for as long as its link lives.
+    pub fn judge_links(&mut self, now: Time, is_known: impl Fn(&Peer) -> bool) {
+        self.now = self.now.max(now);
+        for index in self.links.indices() {
+            let Some(link) = self.links.at_mut(index) else { continue };
+            let Some(known) = link.info.peer.as_ref().map(&is_known) else {
+                continue;
+            };
+            let before = link.info.neighbour();
+            if core::mem::replace(&mut link.info.known, known) == known {
+                continue;
+            }
+            let after = link.info.neighbour();
+            link.neighbour = self.neighbours.join(after);
+            for place in link.circuits.values() {
+                if let Place::Prev(circuit) = place
+                    && let Some(circuit) = self.circuits.at_mut(*circuit)
+                {
+                    self.neighbours.closed(circuit.neighbour);
+                    circuit.neighbour = link.neighbour;
+                    self.neighbours.opened(circuit.neighbour);
+                }
+            }
+            self.neighbours.leave(before);
+            self.plan_padding(index);
+            if let Some(link) = self.links.name(index) {
+                self.events
+                    .push_back(Event::Payment(PaymentEvent::LinkJudged { link, neighbour: after }));
+            }
+        }
     }
 
     /// Takes the cells at the start of `bytes`, which came from a link in this order, and changes them in place.
@@ -378,7 +426,7 @@ impl Engine {
 
     fn link_message(&mut self, link: LinkId, body: &[u8]) {
         let Some(this) = self.links.get(link) else { return };
-        // From a client it is an unknown command.
+        // It may be a relay that our consensus does not know yet. From a client it is an unknown command.
         if this.info.peer.is_some() {
             self.events.push_back(Event::Payment(PaymentEvent::LinkMessage {
                 link,

@@ -193,7 +193,7 @@ impl Engine {
         };
         let pads = this.padding.on
             && this.padding.usage >= usage
-            && (this.info.peer.is_none() || ours.pad_relays)
+            && (this.info.relay().is_none() || ours.pad_relays)
             && (ours.padding_low, ours.padding_high) != (0, 0);
         if !pads {
             return None;
@@ -205,7 +205,7 @@ impl Engine {
     }
 
     /// Puts a link that pads into the list, once.
-    fn plan_padding(&mut self, link: u32) {
+    pub(crate) fn plan_padding(&mut self, link: u32) {
         if self.links.at(link).is_none_or(|link| link.padding.listed) {
             return;
         }

@@ -175,6 +175,6 @@ impl Engine {
             .circuits
             .at(index)
             .and_then(|circuit| self.links.at(circuit.prev.link));
-        link.is_none_or(|link| link.info.peer.is_none())
+        link.is_none_or(|link| link.info.relay().is_none())
     }
 }

@@ -25,7 +25,7 @@ use super::cells::Kind;
 use super::circuit::{BACKWARD, Next};
 use super::congestion::VegasParameters;
 use super::defence::StreamDefence;
-use super::event::{Event, Neighbour, Target};
+use super::event::{Event, Target};
 use super::flow::{Permit, Uptake};
 use super::hash::Seeded;
 use super::ids::{CircuitId, StreamId, Time};
@@ -316,7 +316,7 @@ impl Engine {
         };
         let prev = self.circuits.at(index).map(|circuit| circuit.prev.link);
         if let Some(link) = prev.and_then(|link| self.links.at(link)) {
-            let neighbour = Neighbour::of(link.info.peer, link.info.remote);
+            let neighbour = link.info.neighbour();
             self.events.push_back(Event::BeginDir { stream, neighbour });
         }
     }

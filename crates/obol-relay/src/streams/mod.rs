@@ -106,7 +106,7 @@ fn refused(shared: &Arc<Shared>, peer: Option<Peer>) -> Option<EndReason> {
     };
     let net = shared.net.as_ref()?;
     let strict = net.param("refuseunknownexits").unwrap_or(1) != 0;
-    (strict && net.by_rsa(&peer.rsa).is_none() && net.by_ed(&peer.ed).is_none()).then_some(EndReason::Misc)
+    (strict && !shared.is_known(&peer)).then_some(EndReason::Misc)
 }
 
 /// Resolves, checks and connects. The address is the one that was dialled: a target that has closed already has none.

@@ -7,3 +7,4 @@ mod congestion;
 mod door;
 mod exits;
 mod harness;
+mod strangers;

@@ -17,11 +17,19 @@ pub enum Input {
     LinkUp {
         /// The link.
         link: LinkId,
-        /// The identity that the other end proved, if it is a relay.
+        /// The identity that the other end proved, if it did: whoever did so pays and is paid by legs.
         peer: Option<PeerId>,
         /// Whether our consensus lists that identity with `Obol=1`: link messages are sent only then.
         obol: bool,
-        /// A client's address, for its bucket of initial credit; `None` for relays.
+        /// The address on whose bucket of initial credit its circuits draw: a client's, or that of a peer that our consensus
+        /// does not know. `None`: they draw on the bucket of the relay `peer`.
+        address: Option<AddressKey>,
+    },
+    /// Our consensus has changed, and with it the bucket on which a link's new circuits draw.
+    LinkJudged {
+        /// The link.
+        link: LinkId,
+        /// As in [`Input::LinkUp`].
         address: Option<AddressKey>,
     },
     /// A link is gone. Its circuits are reported closed one by one, before or after.

@@ -258,6 +258,11 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
                 obol,
                 address,
             } => self.link_up(now, link, peer, obol, address),
+            Input::LinkJudged { link, address } => {
+                if let Some(l) = self.links.get_mut(&link) {
+                    l.address = address;
+                }
+            }
             Input::LinkDown { link } => self.link_down(link),
             Input::CircuitOpened { circuit, link, id } => self.circuit_opened(now, circuit, link, id),
             Input::CircuitExtended { circuit, link, id } => {
@@ -413,11 +418,11 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         }
     }
 
-    /// From the bucket of the client's address, or of the relay neighbour (2.24).
+    /// From the bucket of the address of a client, or of who counts as one, or else from the relay neighbour's (2.24).
     fn initial_credit(&mut self, now: UnixMillis, from: Option<PeerId>, address: Option<AddressKey>) -> u64 {
         let c = &self.config;
-        let (bucket, size, refill) = match (from, address) {
-            (Some(peer), _) => {
+        let (bucket, size, refill) = match (address, from) {
+            (None, Some(peer)) => {
                 let size = c.neighbour_refill.saturating_mul(64).max(c.initial_credit);
                 let bucket = self
                     .neighbours
@@ -425,7 +430,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
                     .or_insert_with(|| ByteBucket::full(size, now));
                 (bucket, size, c.neighbour_refill)
             }
-            (None, Some(address)) => {
+            (Some(address), _) => {
                 let bucket = self
                     .addresses
                     .entry(address)

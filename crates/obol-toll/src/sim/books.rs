@@ -621,6 +621,39 @@ fn initial_credit_is_granted_once_for_a_circuit_and_reported() {
 }
 
 #[test]
+fn peers_that_no_consensus_knows_share_their_addresss_bucket_until_one_does() {
+    let mut d = Desk::new();
+    d.config.initial_credit = 1_000;
+    d.config.address_bucket = 1_500;
+    d.config.neighbour_refill = 1_000;
+    d.start();
+    let address = Some(AddressKey::of(std::net::Ipv4Addr::LOCALHOST.into()));
+    let links = [1, 2, 3].map(|n| {
+        let link = LinkId(1_000 + u64::from(n));
+        let peer = Some(PeerId([n; 32]));
+        d.tell(Input::LinkUp {
+            link,
+            peer,
+            obol: false,
+            address,
+        });
+        link
+    });
+    let credit = |d: &mut Desk, link| {
+        let circuit = d.circuit(link, false);
+        d.credit(circuit)
+    };
+    assert_eq!(credit(&mut d, links[0]), 1_000);
+    assert_eq!(credit(&mut d, links[1]), 500, "another identity, the same bucket");
+    assert_eq!(credit(&mut d, links[2]), 0);
+    let link = links[2];
+    d.tell(Input::LinkJudged { link, address: None });
+    assert_eq!(credit(&mut d, link), 1_000, "a relay's own bucket");
+    d.tell(Input::LinkJudged { link, address });
+    assert_eq!(credit(&mut d, link), 0, "and no longer");
+}
+
+#[test]
 fn addresses_and_neighbours_are_forgotten_when_their_credit_is_back() {
     for relays in [false, true] {
         let mut d = Desk::new();
@@ -634,7 +667,7 @@ fn addresses_and_neighbours_are_forgotten_when_their_credit_is_back() {
                 link,
                 peer: relays.then_some(PeerId(id)),
                 obol: false,
-                address: Some(AddressKey::of(std::net::Ipv4Addr::from(i as u32).into())),
+                address: (!relays).then(|| AddressKey::of(std::net::Ipv4Addr::from(i as u32).into())),
             });
             d.circuit(link, false);
             d.out.clear();

@@ -82,24 +82,7 @@ fn few_links_relays_and_slow_clients_are_not_suspected() {
         assert!(create(&mut net, slow[0], id));
         net.now = net.now.plus(SECOND / 2);
     }
-    let peer_link = |net: &mut Net| {
-        let info = LinkInfo {
-            peer: Some(peer(5)),
-            remote: "192.0.2.3:9001".parse().unwrap(),
-            initiated: false,
-            canonical: true,
-            canonical_to_peer: true,
-            pads: true,
-        };
-        let link = net.nodes[0].link_up(net.now, info);
-        net.clients.push(Client {
-            node: 0,
-            link,
-            inbox: Vec::new(),
-        });
-        net.clients.len() - 1
-    };
-    let relays = [(); 3].map(|()| peer_link(&mut net));
+    let relays = [(); 3].map(|()| net.peer_at(0, 5, true, "192.0.2.3"));
     assert_eq!(created(&mut net, relays[0], 1..100), 99);
     assert_eq!(net.nodes[0].counters().clients_marked, 0);
 }

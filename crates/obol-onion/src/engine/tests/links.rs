@@ -19,6 +19,7 @@ fn client() -> LinkInfo {
         canonical: false,
         canonical_to_peer: false,
         pads: true,
+        known: true,
     }
 }
 
@@ -30,6 +31,7 @@ fn relay() -> LinkInfo {
         canonical: true,
         canonical_to_peer: true,
         pads: true,
+        known: true,
     }
 }
 
@@ -198,6 +200,11 @@ fn links_that_are_not_used_or_not_to_clients_or_not_able_to_are_not_padded() {
     assert_eq!(relay_.pass(old, 60 * SECOND), []);
     let between = relay_.up(relay());
     relay_.create(between, 0x8000_0001, command::CREATE2);
+    assert_eq!(relay_.pass(between, 60 * SECOND), []);
+    // Until the consensus knows it, whoever is there may be a client.
+    relay_.engine.judge_links(relay_.now, |_| false);
+    assert!(!relay_.pass(between, 60 * SECOND).is_empty());
+    relay_.engine.judge_links(relay_.now, |_| true);
     assert_eq!(relay_.pass(between, 60 * SECOND), []);
     for (parameters, pads) in [
         (&[("nf_pad_relays", 1)][..], true),

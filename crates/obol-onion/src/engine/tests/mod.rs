@@ -9,6 +9,7 @@ mod fuzz;
 mod intro;
 mod links;
 mod rendezvous;
+mod strangers;
 mod uploads;
 
 use std::collections::{HashMap, HashSet};
@@ -119,6 +120,7 @@ impl Net {
             canonical: false,
             canonical_to_peer: false,
             pads: true,
+            known: true,
         };
         let link = self.nodes[node].link_up(self.now, info);
         self.clients.push(Client {
@@ -127,6 +129,24 @@ impl Net {
             inbox: Vec::new(),
         });
         self.clients.len() - 1
+    }
+
+    /// One that has proved an identity, which the consensus may know.
+    pub(super) fn peer_at(&mut self, node: usize, of: usize, known: bool, address: &str) -> usize {
+        let client = self.client_at(node, address);
+        let link = self.clients[client].link;
+        self.nodes[node].link_down(self.now, link);
+        let info = LinkInfo {
+            peer: Some(peer(of)),
+            known,
+            remote: SocketAddr::new(address.parse().unwrap(), 40_000),
+            initiated: false,
+            canonical: true,
+            canonical_to_peer: true,
+            pads: true,
+        };
+        self.clients[client].link = self.nodes[node].link_up(self.now, info);
+        client
     }
 
     pub(super) fn client(&mut self, node: usize) -> usize {
@@ -165,6 +185,7 @@ impl Net {
                         canonical: true,
                         canonical_to_peer: true,
                         pads: true,
+                        known: true,
                     };
                     let ours = self.nodes[node].link_up(self.now, info(other, true));
                     let theirs = self.nodes[other].link_up(self.now, info(node, false));

@@ -44,6 +44,14 @@ impl<E: Events> Driver<E> {
                 );
                 self.link_up(link);
             }
+            PaymentEvent::LinkJudged { link, neighbour } => {
+                let link = LinkId(link.to_u64());
+                if let Some(known) = self.links.get_mut(&link) {
+                    known.neighbour = neighbour;
+                    let address = address_of(neighbour);
+                    self.input(Input::LinkJudged { link, address });
+                }
+            }
             PaymentEvent::LinkDown { link } => {
                 let link = LinkId(link.to_u64());
                 self.links.remove(&link);
@@ -85,10 +93,7 @@ impl<E: Events> Driver<E> {
 
     fn link_up(&mut self, link: LinkId) {
         let Some(known) = self.links.get(&link) else { return };
-        let address = match known.neighbour {
-            Neighbour::Client(address) => Some(AddressKey::of(address)),
-            Neighbour::Relay(_) => None,
-        };
+        let address = address_of(known.neighbour);
         let (peer, obol) = (known.peer, known.obol);
         self.input(Input::LinkUp {
             link,
@@ -164,6 +169,14 @@ impl<E: Events> Driver<E> {
                 self.plane.connect(relay);
             }
         }
+    }
+}
+
+/// On whose bucket of initial credit a neighbour's circuits draw, if not on that of a relay.
+fn address_of(neighbour: Neighbour) -> Option<AddressKey> {
+    match neighbour {
+        Neighbour::Client(address) => Some(AddressKey::of(address)),
+        Neighbour::Relay(_) => None,
     }
 }
 

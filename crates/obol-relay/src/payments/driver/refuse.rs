@@ -72,6 +72,7 @@ pub(super) async fn refuse<E: Events>(
             PaymentEvent::LinkDown { link } => drop(greeted.remove(&link)),
             PaymentEvent::LinkMessage { .. }
             | PaymentEvent::LinkUp { .. }
+            | PaymentEvent::LinkJudged { .. }
             | PaymentEvent::CircuitOpened { .. }
             | PaymentEvent::CircuitExtended { .. }
             | PaymentEvent::CreditLow { .. } => {}
