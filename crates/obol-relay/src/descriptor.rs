@@ -17,13 +17,15 @@ use crate::keys::{Current, FamilyKey, KeyError, Keys, OnionLifetime};
 use crate::traffic::History;
 
 /// The subprotocols of an Obol relay that is paid, in the form of a `proto` line. `Relay=6` is left out on purpose: in the
-/// cell format that it brings unknown relay commands cannot be parsed, and payment messages are such.
-pub const PROTOCOLS: &str = "Cons=2 Desc=2 DirCache=2 FlowCtrl=1-2 HSDir=2 HSIntro=4-5 HSRend=1-2 Link=4-5 LinkAuth=3 \
-                             Microdesc=2 Obol=1 Relay=2-5";
+/// cell format that it brings unknown relay commands cannot be parsed, and payment messages are such. `Desc=3` and
+/// `Microdesc=3` say that TAP keys may be missing, and that ours is left out on demand; `Desc=4` that families by key are
+/// heeded: in what we publish, serve, and choose for paths.
+pub const PROTOCOLS: &str = "Cons=2 Desc=2-4 DirCache=2 FlowCtrl=1-2 HSDir=2 HSIntro=4-5 HSRend=1-2 Link=4-5 LinkAuth=3 \
+                             Microdesc=2-3 Obol=1 Relay=2-5";
 
 /// The same for a relay that is not paid.
-pub const UNPAID_PROTOCOLS: &str = "Cons=2 Desc=2 DirCache=2 FlowCtrl=1-2 HSDir=2 HSIntro=4-5 HSRend=1-2 Link=4-5 LinkAuth=3 \
-                                    Microdesc=2 Relay=2-5";
+pub const UNPAID_PROTOCOLS: &str = "Cons=2 Desc=2-4 DirCache=2 FlowCtrl=1-2 HSDir=2 HSIntro=4-5 HSRend=1-2 Link=4-5 LinkAuth=3 \
+                                    Microdesc=2-3 Relay=2-5";
 
 /// The longest descriptor that authorities accept, in bytes.
 pub const MAX_LENGTH: usize = 20_000;
@@ -51,6 +53,8 @@ pub struct Description {
     pub uptime: Duration,
     /// It has carried what it may in this period, and accepts nothing new.
     pub hibernating: bool,
+    /// Whether it shows a TAP key, which is used for nothing, but demanded until the consensus' `publish-dummy-tap-key` is 0.
+    pub tap: bool,
     /// What it connects to as an exit.
     pub policy: AddrPolicy,
     /// Whether it exits to IPv6 as well, under the same policy.
@@ -147,12 +151,16 @@ pub fn build(
         .arg(&about.bandwidth_rate.max(1))
         .arg(&about.bandwidth_burst.max(about.bandwidth_rate))
         .arg(&about.bandwidth_observed);
-    doc.item("onion-key")
-        .object_bytes("RSA PUBLIC KEY", current.tap_public_der());
+    if about.tap {
+        doc.item("onion-key")
+            .object_bytes("RSA PUBLIC KEY", current.tap_public_der());
+    }
     doc.item("signing-key")
         .object_bytes("RSA PUBLIC KEY", keys.rsa().to_public_key().to_der());
-    doc.item("onion-key-crosscert")
-        .object_bytes("CROSSCERT", current.tap_crosscert()?);
+    if about.tap {
+        doc.item("onion-key-crosscert")
+            .object_bytes("CROSSCERT", current.tap_crosscert()?);
+    }
     let (certificate, sign_bit) = current.ntor_crosscert(onion)?;
     doc.item("ntor-onion-key-crosscert")
         .arg(&sign_bit)
@@ -282,6 +290,7 @@ mod tests {
             bandwidth_observed: 1 << 20,
             uptime: Duration::from_secs(60),
             hibernating: false,
+            tap: true,
             policy: AddrPolicy::new(),
             ipv6_exit: false,
             protocols: PROTOCOLS,
@@ -393,6 +402,20 @@ mod tests {
                 .collect::<Vec<_>>(),
             [expected]
         );
+    }
+
+    #[test]
+    fn a_descriptor_without_a_tap_key_is_as_good_as_any() {
+        let (_dir, keys) = keys();
+        let now = SystemTime::now();
+        let mut about = about();
+        about.tap = false;
+        let text = build(&keys, OnionLifetime::default(), &about, now).unwrap().descriptor;
+        assert!(!text.contains("\nonion-key"), "{text}");
+        let desc = parse(&text).verify().unwrap().if_valid_at(&now).unwrap();
+        assert_eq!(desc.ntor_onion_key().as_bytes(), &keys.current().ntor_public());
+        let old_parser = tor_netdoc::doc::routerdesc::RouterDesc::parse(&text).unwrap();
+        assert!(tor_checkable::SelfSigned::check_signature(old_parser).is_ok());
     }
 
     #[test]

@@ -16,10 +16,12 @@ use rand::RngExt as _;
 use rand::seq::IndexedRandom as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
+use tor_netdoc::types::family::RelayFamilyId;
 
-use crate::directory::{NetView, RelayInfo};
+use crate::descriptor::Description;
+use crate::directory::{NetView, RelayInfo, Snapshot};
 use crate::handshake::{self, LinkFailed, LinkStream, Local};
-use crate::keys::Keys;
+use crate::keys::{FamilyKey, Keys};
 use crate::relay::EngineHandle;
 
 /// How long one circuit may take to be built.
@@ -226,22 +228,54 @@ impl Cells {
     }
 }
 
+/// What a relay says of itself that decides how it is tested.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// Where it is to be reached.
+    pub at: SocketAddrV4,
+    /// The families that it belongs to, by key.
+    pub families: Vec<RelayFamilyId>,
+    /// The RSA identities of the other relays of its operator, as it names them.
+    pub members: Vec<[u8; 20]>,
+}
+
+impl Subject {
+    /// Whether another relay is run by the same operator: then no path has both (*path-spec*, "Path selection and
+    /// constraints"). That we name it is enough; we need not ask whether it names us.
+    pub fn is_kin(&self, relay: &RelayInfo, net: &Snapshot) -> bool {
+        let counts = |name: &str| net.params.get(name).is_none_or(|used| *used > 0);
+        let by_key = counts("use-family-ids") && relay.families.iter().any(|family| self.families.contains(family));
+        let by_list = counts("use-family-lists") && self.members.contains(&relay.rsa);
+        by_key || by_list
+    }
+}
+
+impl From<&Description> for Subject {
+    fn from(about: &Description) -> Subject {
+        Subject {
+            at: about.address,
+            families: about.family_keys.iter().map(FamilyKey::id).collect(),
+            members: about.family.clone(),
+        }
+    }
+}
+
 /// Finds out, again and again until it is known, whether others reach this relay. Cheap to share.
 #[derive(Debug)]
 pub struct SelfTest {
     keys: Arc<Keys>,
-    at: watch::Sender<SocketAddrV4>,
+    subject: watch::Sender<Subject>,
     net: NetView,
     engine: EngineHandle,
     state: Mutex<Reachability>,
 }
 
 impl SelfTest {
-    /// A test of the relay with these keys, whose descriptor names this address.
-    pub fn new(keys: Arc<Keys>, at: SocketAddrV4, net: NetView, engine: EngineHandle) -> Arc<SelfTest> {
+    /// A test of the relay with these keys, which says this of itself.
+    pub fn new(keys: Arc<Keys>, subject: Subject, net: NetView, engine: EngineHandle) -> Arc<SelfTest> {
         Arc::new(SelfTest {
             keys,
-            at: watch::channel(at).0,
+            subject: watch::channel(subject).0,
             net,
             engine,
             state: Mutex::new(Reachability::Unknown),
@@ -256,28 +290,33 @@ impl SelfTest {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The descriptor names this address now: whether we are reached there is not known.
-    pub fn begin_again(&self, at: SocketAddrV4) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Reachability::Unknown;
-        self.at.send_replace(at);
+    /// The relay says this of itself now. `moved`: it is to be found elsewhere, and whether it is reached there is not known.
+    pub fn go_on_with(&self, subject: Subject, moved: bool) {
+        if moved {
+            *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Reachability::Unknown;
+        }
+        self.subject.send_if_modified(|now| {
+            *now = subject;
+            moved
+        });
     }
 
     /// Tries until a relay has reached us, and again at each new address.
     pub async fn run(self: Arc<Self>) {
-        let mut at = self.at.subscribe();
+        let mut moved = self.subject.subscribe();
         loop {
             tokio::select! {
                 // The sender is ours: it is not gone.
-                _ = at.changed() => continue,
+                _ = moved.changed() => continue,
                 () = self.until_reached() => {}
             }
-            let _ = at.changed().await;
+            let _ = moved.changed().await;
         }
     }
 
     /// Tries until a relay has reached us.
     pub async fn until_reached(&self) {
-        let at = *self.at.borrow();
+        let at = self.subject.borrow().at;
         let [mut pause, longest] = PAUSES;
         let mut net = self.net.clone();
         while self.net.snapshot().relays().is_empty() {
@@ -300,7 +339,7 @@ impl SelfTest {
                 }
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
                 // Of an address that is given up nobody wants to know.
-                if *self.at.borrow() == at {
+                if self.subject.borrow().at == at {
                     *state = Reachability::Unreachable(error.to_string());
                 }
             }
@@ -316,11 +355,13 @@ impl SelfTest {
     /// Asks some relays, one after the other. A failure only if all of them failed.
     async fn round(&self, at: SocketAddrV4) -> Result<(), NotReached> {
         let own = self.keys.fingerprint();
+        let subject = self.subject.borrow().clone();
         let snapshot = self.net.snapshot();
         let usable: Vec<&Arc<RelayInfo>> = snapshot
             .relays()
             .iter()
             .filter(|relay| relay.rsa != own && relay.ntor.is_some() && relay.addresses.iter().any(SocketAddr::is_ipv4))
+            .filter(|relay| !subject.is_kin(relay, &snapshot))
             .collect();
         let chosen: Vec<Arc<RelayInfo>> = usable
             .sample(&mut rand::rng(), TRIED)
@@ -339,5 +380,45 @@ impl SelfTest {
             }
         }
         outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::keys::family_file;
+
+    #[test]
+    fn relays_of_one_family_are_known_by_key_and_by_name_as_far_as_the_consensus_says() {
+        let (family, _files) = family_file();
+        let subject = Subject {
+            at: SocketAddrV4::new([127, 0, 0, 1].into(), 9001),
+            families: vec![family.id()],
+            members: vec![[7; 20]],
+        };
+        let net = |params: &[(&str, i32)]| {
+            let params: HashMap<String, i32> = params.iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
+            Snapshot::new(None, params, [])
+        };
+        let by_key = RelayInfo {
+            rsa: [1; 20],
+            families: vec![RelayFamilyId::Ed25519([9; 32].into()), family.id()],
+            ..RelayInfo::default()
+        };
+        let by_name = RelayInfo {
+            rsa: [7; 20],
+            ..RelayInfo::default()
+        };
+        let stranger = RelayInfo {
+            rsa: [2; 20],
+            families: vec![RelayFamilyId::Ed25519([9; 32].into())],
+            ..RelayInfo::default()
+        };
+        let kin = |net: &Snapshot| [&by_key, &by_name, &stranger].map(|relay| subject.is_kin(relay, net));
+        assert_eq!(kin(&net(&[])), [true, true, false]);
+        assert_eq!(kin(&net(&[("use-family-ids", 0)])), [false, true, false]);
+        assert_eq!(kin(&net(&[("use-family-lists", 0)])), [true, false, false]);
     }
 }

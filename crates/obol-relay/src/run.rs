@@ -186,7 +186,7 @@ async fn finish(running: &mut RunningRelay, config: Config, events: relay::Payme
     let announcement = Announcement::new(&config, running.addresses(), &running.keys, &running.directory)?;
     let self_test = SelfTest::new(
         Arc::clone(&running.keys),
-        announcement.address(),
+        announcement.subject(),
         running.directory.view(),
         engine.clone(),
     );
@@ -233,6 +233,7 @@ async fn finish(running: &mut RunningRelay, config: Config, events: relay::Payme
         running.tasks.push(tokio::spawn(Arc::clone(&announcement).publish()));
         running.tasks.push(tokio::spawn(self_test.run()));
     }
+    running.tasks.push(tokio::spawn(Arc::clone(&announcement).follow()));
     running.tasks.push(tokio::spawn(publishing::renew(
         Arc::clone(&running.keys),
         Arc::clone(&running.directory),

@@ -160,6 +160,8 @@ struct Relays {
     pinned: HashMap<[u8; 20], [u8; 32]>,
     /// Which flags which nickname gets.
     roles: HashMap<String, Role>,
+    /// Consensus parameters that were set after the start.
+    params: BTreeMap<String, i32>,
 }
 
 impl Inner {
@@ -170,7 +172,8 @@ impl Inner {
 
     /// Takes an upload, or says why not. `Ok(false)`: nothing new.
     fn take(&self, body: &[u8], now: SystemTime) -> Result<bool, vote::Refusal> {
-        let known = vote::check_descriptor(body, now)?;
+        let without_tap = self.params(&self.relays()).get(vote::TAP_WANTED) == Some(&0);
+        let known = vote::check_descriptor(body, without_tap, now)?;
         let mut relays = self.relays();
         let pinned = *relays.pinned.entry(known.rsa).or_insert(known.ed);
         let foreign = relays
@@ -193,12 +196,20 @@ impl Inner {
         Ok(true)
     }
 
+    /// The parameters of the next consensus.
+    fn params(&self, relays: &Relays) -> BTreeMap<String, i32> {
+        let mut params = self.config.params.clone();
+        params.extend(relays.params.iter().map(|(name, value)| (name.clone(), *value)));
+        params
+    }
+
     /// Votes, signs, and serves the result.
     async fn publish(&self) -> Result<Published, VoteError> {
         let _one = self.voting.lock().await;
-        let (known, roles) = {
+        let (known, roles, params) = {
             let relays = self.relays();
-            (relays.known.values().cloned().collect::<Vec<_>>(), relays.roles.clone())
+            let known: Vec<_> = relays.known.values().cloned().collect();
+            (known, relays.roles.clone(), self.params(&relays))
         };
         let now = SystemTime::now();
         let known: Vec<_> = known.into_iter().filter(|relay| relay.is_current(now)).collect();
@@ -214,6 +225,7 @@ impl Inner {
             keys: &self.keys,
             relays: &running,
             roles: &roles,
+            params: &params,
             not_before: before,
         };
         let mut documents = ballot.count(now)?;
@@ -312,9 +324,21 @@ impl Authority {
         self.inner.relays().roles.insert(nickname.into(), role);
     }
 
+    /// Sets a consensus parameter, from the next vote on. With `publish-dummy-tap-key` at 0, descriptors without a TAP key are
+    /// taken.
+    pub fn set_param(&self, name: impl Into<String>, value: i32) {
+        self.inner.relays().params.insert(name.into(), value);
+    }
+
     /// The relays that have published, whether they run or not.
     pub fn known(&self) -> Vec<Arc<Known>> {
         self.inner.relays().known.values().cloned().collect()
+    }
+
+    /// The newest descriptor that it has of the relay with this RSA identity.
+    pub fn descriptor(&self, relay: &[u8; 20]) -> Option<String> {
+        let known = self.inner.relays().known.get(relay).cloned()?;
+        Some(String::from_utf8_lossy(known.text()).into_owned())
     }
 
     /// Waits until so many relays have published.

@@ -4,6 +4,7 @@
 
 mod network;
 
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,12 +12,13 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use network::{Network, Node, PATIENCE, REQUEST, description, fetch, keys, origin, policy};
+use network::{Network, Node, PATIENCE, REQUEST, config, description, fetch, keys, origin, policy};
 use obol_relay::descriptor;
 use obol_relay::directory::{Directory, Occasion, Upload, http, upload};
 use obol_relay::keys::{FamilyKey, OnionLifetime, Rotate};
+use obol_relay::run;
 use obol_relay::traffic::History;
-use obol_testnet::authority::Role;
+use obol_testnet::authority::{Authority, AuthorityConfig, Role};
 use obol_testnet::ctor::{AuthorityFiles, CTor, Torrc, Voting, available, free_port};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -62,8 +64,8 @@ async fn get(authority: &AuthorityFiles, path: &str) -> String {
 }
 
 /// Fetches a page from `server` through a SOCKS5 proxy at `port`.
-async fn through_socks(port: u16, server: std::net::SocketAddr) -> Vec<u8> {
-    let std::net::SocketAddr::V4(server) = server else {
+async fn through_socks(port: u16, server: SocketAddr) -> Vec<u8> {
+    let SocketAddr::V4(server) = server else {
         panic!("an IPv4 address is wanted")
     };
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
@@ -238,4 +240,98 @@ async fn a_c_tor_authority_finds_our_relay_running_and_our_relay_believes_its_co
     assert!(relay.obol, "the authority passes our subprotocols on");
     assert_eq!(node.directory.view().param("cc_alg"), Some(0));
     assert!(Arc::strong_count(&relay) > 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_c_tor_authority_reaches_our_ipv6_port_and_passes_our_family_on() {
+    if !available() {
+        return;
+    }
+    let files = tempfile::tempdir().unwrap();
+    let authority = AuthorityFiles::make(&files.path().join("authority"), "cauthority").unwrap();
+    // It looks for itself, and at both addresses.
+    let torrc = authority
+        .torrc(std::slice::from_ref(&authority), Voting::default())
+        .set("AssumeReachable", 0)
+        .set("AuthDirHasIPv6Connectivity", 1);
+    let mut tor = CTor::start(&authority.directory, &torrc).unwrap();
+    tor.says(&["Opened Directory listener"], PATIENCE).await.unwrap();
+
+    let free = || free_port().unwrap();
+    let own = tempfile::tempdir().unwrap();
+    let family = family_key(own.path());
+    let mut settings = config(&authority.entry(), &own);
+    settings.or.ipv6_listen = Some(SocketAddrV6::new(Ipv6Addr::LOCALHOST, free(), 0, 0));
+    settings.family.keys = vec![own.path().join("ours.secret_family_key")];
+    let ipv6 = settings.or.ipv6_listen.map(SocketAddr::V6).unwrap();
+    // One that claims an address where nobody is; earlier, so that it has had its time.
+    let other = tempfile::tempdir().unwrap();
+    let mut unreached = config(&authority.entry(), &other);
+    unreached.nickname = "unreached".to_owned();
+    unreached.or.ipv6_listen = Some(SocketAddrV6::new(Ipv6Addr::LOCALHOST, free(), 0, 0));
+    unreached.or.ipv6_advertise = Some(SocketAddrV6::new(Ipv6Addr::LOCALHOST, free(), 0, 0));
+    let unreached = run(unreached).await.unwrap();
+    let relay = run(settings).await.unwrap();
+
+    let listed = async {
+        loop {
+            let _ = relay.directory().refresh().await;
+            if let Some(found) = relay.directory().view().by_ed(&relay.ed()) {
+                break found;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let found = tokio::time::timeout(PATIENCE, listed)
+        .await
+        .unwrap_or_else(|_| panic!("never listed: {}", tor.log()));
+    assert!(found.addresses.contains(&ipv6), "{found:?}");
+    assert_eq!(found.families, [family.id()]);
+    assert!(relay.directory().view().by_rsa(&unreached.rsa()).is_none());
+    relay.shutdown().await;
+    unreached.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_c_tor_client_that_has_ipv6_only_uses_our_guard() {
+    if !available() {
+        return;
+    }
+    let authority = Authority::start(AuthorityConfig::default()).await.unwrap();
+    let mut nodes = Vec::new();
+    for (nickname, role) in [
+        ("v6guard", Role::Guard),
+        ("v6middle", Role::Middle),
+        ("v6exit", Role::Exit),
+    ] {
+        authority.assign(nickname, role);
+        nodes.push(Node::start_on_both(nickname, role == Role::Exit, authority.entry()).await);
+    }
+    authority.publish_now().await.unwrap();
+    for node in &nodes {
+        node.directory.refresh().await.unwrap();
+    }
+    let server = origin(b"over six").await;
+    let files = tempfile::tempdir().unwrap();
+    let port = free_port().unwrap();
+    let [ipv4, ipv6] = nodes[0].handle.addresses() else {
+        panic!("two addresses are wanted")
+    };
+    let torrc = Torrc::new()
+        .lines(&authority.torrc_line())
+        .client(port)
+        .set("ClientUseIPv4", 0)
+        .set("ClientUseIPv6", 1)
+        .set(
+            "FallbackDir",
+            format_args!(
+                "{ipv4} orport={} id={} ipv6={ipv6}",
+                ipv4.port(),
+                hex::encode_upper(nodes[0].keys.fingerprint())
+            ),
+        );
+    let mut tor = CTor::start(files.path(), &torrc).unwrap();
+    tor.says(&["Bootstrapped 100%"], PATIENCE).await.unwrap();
+    let answer = tokio::time::timeout(PATIENCE, through_socks(port, server)).await;
+    assert!(answer.expect("the page takes too long").ends_with(b"over six"));
 }

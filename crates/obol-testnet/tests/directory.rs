@@ -10,15 +10,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use network::{Network, description, keys, policy};
-use obol_relay::config::Config;
 use obol_relay::descriptor;
 use obol_relay::directory::answer::answer;
 use obol_relay::directory::documents::Documents;
 use obol_relay::directory::http::{self, Request, format_date};
 use obol_relay::directory::{self, DirCache, Directory, Disbelief, FetchError, Occasion, Upload, upload};
 use obol_relay::keys::OnionLifetime;
-use obol_relay::reach::{self, NotReached, Reachability, SelfTest};
-use obol_relay::run;
+use obol_relay::reach::{self, NotReached, Reachability, SelfTest, Subject};
 use obol_testnet::authority::{Authority, AuthorityConfig, Role};
 use obol_testnet::ctor::free_port;
 use tokio::sync::{mpsc, watch};
@@ -192,63 +190,17 @@ async fn a_relay_finds_out_that_others_reach_it_and_that_they_do_not_where_nobod
     assert!(!node.handle.engine().was_reached());
 
     let net = node.directory.view();
-    let test = SelfTest::new(Arc::clone(&node.keys), address, net, node.handle.engine());
+    let subject = Subject {
+        at: address,
+        families: Vec::new(),
+        members: Vec::new(),
+    };
+    let test = SelfTest::new(Arc::clone(&node.keys), subject, net, node.handle.engine());
     assert_eq!(test.state(), Reachability::Unknown);
     tokio::time::timeout(network::PATIENCE, test.until_reached())
         .await
         .unwrap();
     assert_eq!(test.state(), Reachability::Reachable);
-}
-
-/// The configuration of a whole relay of this network.
-fn config(network: &Network, files: &tempfile::TempDir) -> Config {
-    let entry = network.authority.entry();
-    let text = format!(
-        "nickname = \"whole\"\ndata_directory = \"data\"\n[or]\nlisten = \"127.0.0.1:{}\"\n\
-         allow_private_addresses = true\n[[directory.authorities]]\nname = \"authority\"\naddress = \"{}\"\n\
-         v3_identity = \"{}\"\n",
-        free_port().unwrap(),
-        entry.address,
-        hex::encode(entry.v3_identity)
-    );
-    Config::parse(&text, &files.path().join("node.toml")).unwrap()
-}
-
-/// Waits until something holds.
-async fn until(mut holds: impl FnMut() -> bool) {
-    let looking = async {
-        while !holds() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(network::PATIENCE, looking).await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_is_told_another_address_finds_out_anew_whether_it_is_reached() {
-    let network = Network::start(3).await;
-    let files = tempfile::tempdir().unwrap();
-    let listening = config(&network, &files);
-    let advertising = |address| {
-        let mut config = listening.clone();
-        config.or.advertise = Some(address);
-        config
-    };
-    let nowhere = SocketAddr::from(([127, 0, 0, 1], free_port().unwrap()));
-    let relay = run(advertising(nowhere)).await.unwrap();
-    until(|| matches!(relay.reachability(), Reachability::Unreachable(_))).await;
-
-    let changed = relay.reload(advertising(relay.addresses()[0])).unwrap();
-    assert_eq!(changed, ["or.advertise"]);
-    until(|| relay.reachability() == Reachability::Reachable).await;
-    // What does not concern the address does not make it unknown.
-    let mut other = advertising(relay.addresses()[0]);
-    other.contact = "me".to_owned();
-    relay.reload(other).unwrap();
-    assert_eq!(relay.reachability(), Reachability::Reachable);
-    relay.reload(advertising(nowhere)).unwrap();
-    assert_ne!(relay.reachability(), Reachability::Reachable);
-    relay.shutdown().await;
 }
 
 #[tokio::test]

@@ -588,6 +588,7 @@ fn snapshot(consensus: &MdConsensus, held: &Documents) -> Snapshot {
             exit: relay.is_flagged_exit(),
             guard: relay.is_flagged_guard(),
             stale: relay.flags().contains(RelayFlag::StaleDesc),
+            families: micro.map_or_else(Vec::new, |micro| micro.family_ids().to_vec()),
         }
     });
     let lifetime = consensus.lifetime();

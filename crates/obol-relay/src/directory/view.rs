@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
+use tor_netdoc::types::family::RelayFamilyId;
 
 /// One relay of the consensus.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct RelayInfo {
     pub guard: bool,
     /// Whether it has the flag StaleDesc: authorities want a newer descriptor.
     pub stale: bool,
+    /// The families that it has proved to belong to, by key, once its microdescriptor is here.
+    pub families: Vec<RelayFamilyId>,
 }
 
 /// The network according to one consensus.
@@ -159,6 +162,7 @@ mod tests {
             exit: false,
             guard: false,
             stale: false,
+            families: Vec::new(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tor_cert::{CertType, CertifiedKey, Ed25519Cert};
 use tor_llcrypto::pk::ed25519::{Ed25519Identity, ExpandedKeypair};
+use tor_netdoc::types::family::RelayFamilyId;
 use zeroize::Zeroizing;
 
 use super::KeyError;
@@ -56,6 +57,11 @@ impl FamilyKey {
     /// The public key: the family's name.
     pub fn public(&self) -> [u8; 32] {
         self.0.public().to_bytes()
+    }
+
+    /// The same as microdescriptors write it.
+    pub fn id(&self) -> RelayFamilyId {
+        RelayFamilyId::Ed25519(self.public().into())
     }
 
     /// The certificate that a relay belongs to the family (cert-spec, type 12): the descriptor's `family-cert`.

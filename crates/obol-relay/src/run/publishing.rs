@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,6 +16,7 @@ use crate::descriptor::{self, Description, DescriptorError, Publication};
 use crate::directory::{Directory, NetView, Occasion};
 use crate::keys::{FamilyKey, Keys, OnionLifetime, Rotate};
 use crate::payments::Payments;
+use crate::reach::Subject;
 use crate::relay::EngineHandle;
 use crate::traffic::Traffic;
 
@@ -35,6 +36,34 @@ const YOUNG: Duration = Duration::from_secs(24 * 3600);
 /// And a young one does so no more often than this.
 const BETWEEN: Duration = Duration::from_secs(3 * 3600);
 
+/// What the consensus wants descriptors to show (*param-spec*, `publish-dummy-tap-key` and `publish-family-list`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Wanted {
+    /// The TAP key.
+    tap: bool,
+    /// The other members of the relay's family, by name.
+    family_list: bool,
+}
+
+impl Wanted {
+    fn by(net: &NetView) -> Wanted {
+        // Both, unless told otherwise.
+        let wanted = |name: &str| net.param(name).is_none_or(|value| value > 0);
+        Wanted {
+            tap: wanted("publish-dummy-tap-key"),
+            family_list: wanted("publish-family-list"),
+        }
+    }
+}
+
+/// What was published.
+#[derive(Debug, Clone, Copy)]
+struct Published {
+    /// The observed bandwidth.
+    observed: u64,
+    wanted: Wanted,
+}
+
 /// What a relay's descriptor says, kept up to date.
 #[derive(Debug)]
 pub(super) struct Announcement {
@@ -49,8 +78,8 @@ pub(super) struct Announcement {
     traffic: Mutex<Traffic>,
     /// The file of that.
     path: PathBuf,
-    /// The observed bandwidth that was published last; 0 before that.
-    published: AtomicU64,
+    /// What was published last.
+    published: Mutex<Option<Published>>,
     /// Payments have stopped.
     unpaid: AtomicBool,
     /// What may be carried in this period has been, or nearly.
@@ -83,15 +112,15 @@ impl Announcement {
             listening: listening.to_vec(),
             traffic: Mutex::new(traffic.unwrap_or_else(|| Traffic::new(now))),
             path,
-            published: AtomicU64::new(0),
+            published: Mutex::new(None),
             unpaid: AtomicBool::new(false),
             hibernating: AtomicBool::new(false),
         }))
     }
 
-    /// The address in the descriptor.
-    pub(super) fn address(&self) -> SocketAddrV4 {
-        self.about().address
+    /// What the descriptor says that decides how the relay is tested.
+    pub(super) fn subject(&self) -> Subject {
+        Subject::from(&*self.about())
     }
 
     fn traffic(&self) -> MutexGuard<'_, Traffic> {
@@ -122,9 +151,17 @@ impl Announcement {
         }
     }
 
+    fn published(&self) -> Option<Published> {
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The description with what only the running relay knows.
-    fn complete(&self) -> Description {
+    fn complete(&self, wanted: Wanted) -> Description {
         let mut about = self.about().clone();
+        about.tap = wanted.tap;
+        if !wanted.family_list {
+            about.family.clear();
+        }
         about.hibernating = self.hibernating.load(Ordering::Relaxed);
         if self.unpaid.load(Ordering::Relaxed) {
             about.protocols = descriptor::UNPAID_PROTOCOLS;
@@ -142,7 +179,8 @@ impl Announcement {
     }
 
     fn make(&self, occasion: Occasion) -> Result<Publication, DescriptorError> {
-        let onion = onion_lifetime(&self.directory.view());
+        let net = self.directory.view();
+        let (onion, wanted) = (onion_lifetime(&net), Wanted::by(&net));
         if occasion.distinct {
             let tap = Rotate {
                 tap: true,
@@ -150,8 +188,11 @@ impl Announcement {
             };
             self.keys.rotate(SystemTime::now(), onion, tap)?;
         }
-        let about = self.complete();
-        self.published.store(about.bandwidth_observed, Ordering::Relaxed);
+        let about = self.complete(wanted);
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = Some(Published {
+            observed: about.bandwidth_observed,
+            wanted,
+        });
         descriptor::build(&self.keys, onion, &about, occasion.now)
     }
 
@@ -166,6 +207,17 @@ impl Announcement {
         };
         if let Err(error) = directory.publish_with(Arc::new(make)).await {
             tracing::warn!(%error, "the descriptor was not accepted yet; it is uploaded again");
+        }
+    }
+
+    /// Publishes anew when the consensus wants descriptors to show something else.
+    pub(super) async fn follow(self: Arc<Self>) {
+        let mut net = self.directory.view();
+        while net.changed().await {
+            let wanted = Wanted::by(&net);
+            if self.published().is_some_and(|published| published.wanted != wanted) {
+                self.renew("that the consensus wants").await;
+            }
         }
     }
 
@@ -198,7 +250,9 @@ impl Announcement {
             let early = self.started.elapsed() < YOUNG && announced.is_none_or(|at| at.elapsed() > BETWEEN);
             if early
                 && self.about().bandwidth_rate == HIGHEST
-                && is_other(self.published.load(Ordering::Relaxed), observed)
+                && self
+                    .published()
+                    .is_some_and(|published| is_other(published.observed, observed))
             {
                 announced = Some(Instant::now());
                 tracing::debug!(observed, "the bandwidth has changed: publishing");
@@ -218,10 +272,10 @@ impl Announcement {
     }
 }
 
-/// Whether an observed bandwidth is twice or half the published one; 0: nothing was published.
+/// Whether an observed bandwidth is twice or half the published one.
 fn is_other(published: u64, observed: u64) -> bool {
     let observed = observed.clamp(FLOOR, HIGHEST);
-    published != 0 && (observed / 2 > published || observed < published / 2)
+    observed / 2 > published || observed < published / 2
 }
 
 /// What the descriptor says, apart from what is measured.
@@ -247,6 +301,7 @@ fn description(
         bandwidth_observed: 0,
         uptime: Duration::ZERO,
         hibernating: false,
+        tap: true,
         policy: config.exit_policy()?,
         ipv6_exit: config.exit.ipv6,
         protocols: match config.payments {
@@ -372,6 +427,11 @@ const BAD_ROTATION: ControlError =
 mod tests {
     use super::*;
 
+    const ALL: Wanted = Wanted {
+        tap: true,
+        family_list: true,
+    };
+
     /// A relay of node.toml, and its files.
     fn announcement(text: &str) -> (Arc<Announcement>, tempfile::TempDir) {
         let files = tempfile::tempdir().unwrap();
@@ -390,7 +450,7 @@ mod tests {
     #[tokio::test]
     async fn a_relay_whose_payments_have_stopped_advertises_none() {
         let (announcement, _files) = announcement(&node_toml());
-        let has_obol = || announcement.complete().protocols.contains("Obol=1");
+        let has_obol = || announcement.complete(ALL).protocols.contains("Obol=1");
         assert!(has_obol());
         announcement.unpaid.store(true, Ordering::Relaxed);
         assert!(!has_obol());
@@ -401,17 +461,20 @@ mod tests {
         let carry = |announcement: &Announcement| {
             let now = SystemTime::now();
             announcement.traffic().record(90 << 20, MEASURE, now);
-            announcement.complete().bandwidth_observed
+            announcement.complete(ALL).bandwidth_observed
         };
         let (rated, _files) = announcement(&node_toml().replace("#rate = ", "rate = "));
-        assert_eq!((rated.complete().bandwidth_observed, carry(&rated)), (8 << 20, 8 << 20));
+        assert_eq!(
+            (rated.complete(ALL).bandwidth_observed, carry(&rated)),
+            (8 << 20, 8 << 20)
+        );
 
         let (free, files) = announcement(&node_toml());
-        assert_eq!((free.complete().bandwidth_observed, carry(&free)), (FLOOR, 9 << 20));
+        assert_eq!((free.complete(ALL).bandwidth_observed, carry(&free)), (FLOOR, 9 << 20));
         free.save().await;
         let config = Config::parse(&node_toml(), &files.path().join("node.toml")).unwrap();
         let again = Announcement::new(&config, &[], &free.keys, &free.directory).unwrap();
-        assert_eq!(again.complete().bandwidth_observed, 9 << 20);
+        assert_eq!(again.complete(ALL).bandwidth_observed, 9 << 20);
     }
 
     #[test]
@@ -420,7 +483,6 @@ mod tests {
         for (observed, news) in [(19, false), (21, true), (6, false), (4, true)] {
             assert_eq!(is_other(published, observed * FLOOR), news, "{observed}");
         }
-        assert!(!is_other(0, 100 * FLOOR), "nothing was published");
         assert!(!is_other(FLOOR, 0), "the floor stays");
     }
 }

@@ -75,8 +75,8 @@ impl RunningRelay {
         }
         // From here on nothing can fail.
         let elsewhere = self.relay.set_advertised(advertised(&new));
-        if let (true, Some(self_test), Some(announcement)) = (elsewhere, &self.self_test, &self.announcement) {
-            self_test.begin_again(announcement.address());
+        if let (Some(self_test), Some(announcement)) = (&self.self_test, &self.announcement) {
+            self_test.go_on_with(announcement.subject(), elsewhere);
         }
         self.relay.set_exit(exit);
         self.relay.set_overrides(new.defence.overrides());

@@ -112,13 +112,10 @@ async fn clients_of_one_hop_and_unknown_relays_are_refused() {
         let known = |node: &Node| RelayInfo {
             rsa: node.keys.fingerprint(),
             ed: Some(node.keys.ed25519()),
-            ntor: None,
             nickname: "known".to_owned(),
             addresses: node.handle.addresses().to_vec(),
             obol: true,
-            exit: false,
-            guard: false,
-            stale: false,
+            ..RelayInfo::default()
         };
         for (relays, refused) in [(vec![], true), (vec![known(&guard)], false)] {
             let net = NetView::fixed(Snapshot::new(None, HashMap::new(), relays));
@@ -387,6 +384,24 @@ async fn a_target_that_has_said_its_last_still_gets_what_the_client_had_sent() {
         let cells = last.handle.engine().counters().cells;
         let came = (cells[0][1] + cells[1][1]) as usize * DATA_MAX;
         assert!(got.len() + 40 * DATA_MAX >= came, "{} of {came}", got.len());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_circuit_over_relays_that_have_ipv6_only_carries_a_download() {
+    within(async {
+        let relay = || {
+            node(Options {
+                ipv6: true,
+                ..Options::default()
+            })
+        };
+        let nodes = [relay().await, relay().await, relay().await];
+        assert!(nodes.iter().all(|node| node.handle.addresses()[0].is_ipv6()));
+        // Linked to the first over IPv6, and extended with nothing but IPv6 specifiers.
+        let tunnel = circuit(&[&nodes[0], &nodes[1], &nodes[2]], OURS).await;
+        download(&tunnel, source(300_000).await, 300_000).await;
     })
     .await;
 }

@@ -1,6 +1,6 @@
 //! Relays, servers and a stock client on loopback.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -52,6 +52,8 @@ pub struct Options {
     pub exit: Option<ExitConfig>,
     pub directory: Option<DirCache>,
     pub net: Option<NetView>,
+    /// It listens on IPv6, and there only.
+    pub ipv6: bool,
 }
 
 pub async fn node(options: Options) -> Node {
@@ -64,7 +66,10 @@ pub async fn node(options: Options) -> Node {
     let (sink, payments) = payment_channel();
     let handle = Relay::start(RelayParts {
         keys: Arc::clone(&keys),
-        listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+        listen: vec![match options.ipv6 {
+            true => SocketAddr::from((Ipv6Addr::LOCALHOST, 0)),
+            false => SocketAddr::from(([127, 0, 0, 1], 0)),
+        }],
         advertised: vec![],
         engine: EngineConfig {
             allow_private_addresses: true,

@@ -297,13 +297,10 @@ pub fn net(eds: &[[u8; 32]]) -> NetView {
     let relays = eds.iter().map(|ed| RelayInfo {
         rsa: rsa_of(ed),
         ed: Some(*ed),
-        ntor: None,
         nickname: "relay".to_owned(),
         addresses: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 9001))],
         obol: true,
-        exit: false,
-        guard: false,
-        stale: false,
+        ..RelayInfo::default()
     });
     NetView::fixed(Snapshot::new(None, HashMap::new(), relays))
 }

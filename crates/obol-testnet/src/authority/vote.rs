@@ -3,7 +3,7 @@
 //! tor-netdoc's consensus types are another type for each flavour, and have no way to sign; the documents differ in five
 //! lines. So they are written item by item with its encoder (*dir-spec*, "Computing a consensus from a set of votes").
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -87,6 +87,11 @@ pub struct Known {
 }
 
 impl Known {
+    /// Its descriptor.
+    pub(super) fn text(&self) -> &[u8] {
+        &self.server.text
+    }
+
     /// Whether it may be in a consensus made at `now`.
     pub(super) fn is_current(&self, now: SystemTime) -> bool {
         let young = now.duration_since(self.published).is_ok_and(|age| age < OLDEST) || self.published > now;
@@ -137,8 +142,11 @@ pub enum VoteError {
     Empty,
 }
 
+/// The parameter that says whether descriptors must have a TAP key.
+pub(super) const TAP_WANTED: &str = "publish-dummy-tap-key";
+
 /// Reads an upload, a server descriptor and perhaps an extra-info document after it, and checks it.
-pub(super) fn check_descriptor(body: &[u8], now: SystemTime) -> Result<Known, Refusal> {
+pub(super) fn check_descriptor(body: &[u8], without_tap: bool, now: SystemTime) -> Result<Known, Refusal> {
     let text = std::str::from_utf8(body).map_err(|_| Refusal::Malformed("not UTF-8".to_owned()))?;
     let text = whole_descriptor(text).ok_or(Refusal::Nothing)?;
     let unverified: RouterDescUnverified =
@@ -154,7 +162,11 @@ pub(super) fn check_descriptor(body: &[u8], now: SystemTime) -> Result<Known, Re
     if published > now + NEWEST || published + OLDEST < now {
         return Err(Refusal::Time);
     }
-    let tap = object_of(text, "onion-key").ok_or(Refusal::Tap)?;
+    let tap = match object_of(text, "onion-key") {
+        Some(tap) => tap,
+        None if without_tap => "",
+        None => return Err(Refusal::Tap),
+    };
     let policies = desc
         .ipv4_policy
         .summarise_precise(&PortSummaryThresholds::DEFAULT, private_ranges());
@@ -256,7 +268,7 @@ fn microdescriptor(
 
 /// A vote that is to be counted.
 pub(super) struct Ballot<'a> {
-    /// Times and parameters.
+    /// Times.
     pub(super) config: &'a AuthorityConfig,
     /// Where the authority is.
     pub(super) address: SocketAddrV4,
@@ -266,6 +278,8 @@ pub(super) struct Ballot<'a> {
     pub(super) relays: &'a [Arc<Known>],
     /// Flags by nickname.
     pub(super) roles: &'a HashMap<String, Role>,
+    /// Consensus parameters.
+    pub(super) params: &'a BTreeMap<String, i32>,
     /// The last consensus started then; this one must be later.
     pub(super) not_before: Option<SystemTime>,
 }
@@ -373,7 +387,6 @@ impl Ballot<'_> {
         doc.item("required-client-protocols").args_raw_string(&client);
         doc.item("required-relay-protocols").args_raw_string(&relay);
         let params: Vec<String> = self
-            .config
             .params
             .iter()
             .map(|(name, value)| format!("{name}={value}"))
@@ -484,13 +497,13 @@ mod tests {
     #[test]
     fn what_is_no_descriptor_is_refused_with_a_reason_of_one_line() {
         let now = SystemTime::now();
-        assert!(matches!(check_descriptor(b"", now), Err(Refusal::Nothing)));
+        assert!(matches!(check_descriptor(b"", false, now), Err(Refusal::Nothing)));
         assert!(matches!(
-            check_descriptor(&[0xff, 0xfe], now),
+            check_descriptor(&[0xff, 0xfe], false, now),
             Err(Refusal::Malformed(_))
         ));
         let broken = "router a\nproto x\nrouter-signature\n-----BEGIN SIGNATURE-----\nx\n-----END SIGNATURE-----\n";
-        let refusal = check_descriptor(broken.as_bytes(), now).unwrap_err().to_string();
+        let refusal = check_descriptor(broken.as_bytes(), false, now).unwrap_err().to_string();
         assert!(
             refusal.starts_with("Malformed descriptor: ") && !refusal.contains('\n'),
             "{refusal}"
@@ -514,7 +527,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_upload_makes_it_panic(body in proptest::collection::vec(proptest::num::u8::ANY, 0..500)) {
-            let _ = check_descriptor(&body, SystemTime::now());
+            let _ = check_descriptor(&body, true, SystemTime::now());
         }
     }
 }

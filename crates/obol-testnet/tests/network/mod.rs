@@ -3,19 +3,21 @@
 // Each test binary uses a part of it, and nothing here runs outside of tests.
 #![allow(dead_code, clippy::unwrap_used)]
 
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arti_client::TorClient;
 use arti_client::config::TorClientConfigBuilder;
 use obol_onion::engine::EngineConfig;
+use obol_relay::config::Config;
 use obol_relay::descriptor::{self, Description};
 use obol_relay::directory::{self, Directory, Occasion};
 use obol_relay::keys::{Keys, OnionLifetime};
 use obol_relay::relay::{Relay, RelayHandle, RelayParts};
 use obol_relay::streams::ExitConfig;
 use obol_testnet::authority::{Authority, AuthorityConfig, Role};
+use obol_testnet::ctor::free_port;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tor_netdoc::types::policy::{AddrPolicy, RuleKind};
 use tor_rtcompat::PreferredRuntime;
@@ -53,6 +55,7 @@ pub fn description(nickname: &str, address: SocketAddr, policy: AddrPolicy) -> D
         bandwidth_observed: 10_000_000,
         uptime: Duration::from_secs(1),
         hibernating: false,
+        tap: true,
         policy,
         ipv6_exit: false,
         protocols: descriptor::PROTOCOLS,
@@ -91,11 +94,22 @@ impl Node {
 
     /// The same with an authority that may be anybody's.
     pub async fn start_at(nickname: &str, exit: bool, authority: directory::Authority) -> Node {
+        Node::listening(nickname, exit, authority, false).await
+    }
+
+    /// The same, on IPv6 as well.
+    pub async fn start_on_both(nickname: &str, exit: bool, authority: directory::Authority) -> Node {
+        Node::listening(nickname, exit, authority, true).await
+    }
+
+    async fn listening(nickname: &str, exit: bool, authority: directory::Authority, ipv6: bool) -> Node {
+        let ipv4 = SocketAddr::from(([127, 0, 0, 1], 0));
+        let ipv6 = ipv6.then(|| SocketAddr::from((Ipv6Addr::LOCALHOST, 0)));
         let (keys, files) = keys().await;
         let directory = Directory::start(vec![authority]);
         let handle = Relay::start(RelayParts {
             keys: Arc::clone(&keys),
-            listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            listen: [Some(ipv4), ipv6].into_iter().flatten().collect(),
             advertised: vec![],
             engine: EngineConfig {
                 allow_private_addresses: true,
@@ -112,7 +126,11 @@ impl Node {
         })
         .await
         .unwrap();
-        let about = description(nickname, handle.addresses()[0], policy(exit));
+        let mut about = description(nickname, handle.addresses()[0], policy(exit));
+        about.ipv6 = handle.addresses().iter().find_map(|address| match address {
+            SocketAddr::V6(address) => Some(*address),
+            SocketAddr::V4(_) => None,
+        });
         let owned = Arc::clone(&keys);
         let make = move |occasion: Occasion| descriptor::build(&owned, OnionLifetime::default(), &about, occasion.now);
         directory.publish_with(Arc::new(make)).await.unwrap();
@@ -173,6 +191,29 @@ impl Network {
         let starting = tokio::time::timeout(PATIENCE, builder.create_bootstrapped());
         (starting.await.expect("bootstrapping takes too long").unwrap(), files)
     }
+}
+
+/// The configuration of a whole relay in this authority's network.
+pub fn config(entry: &directory::Authority, files: &tempfile::TempDir) -> Config {
+    let text = format!(
+        "nickname = \"whole\"\ndata_directory = \"data\"\n[or]\nlisten = \"127.0.0.1:{}\"\n\
+         allow_private_addresses = true\n[[directory.authorities]]\nname = \"authority\"\naddress = \"{}\"\n\
+         v3_identity = \"{}\"\n",
+        free_port().unwrap(),
+        entry.address,
+        hex::encode(entry.v3_identity)
+    );
+    Config::parse(&text, &files.path().join("node.toml")).unwrap()
+}
+
+/// Waits until something holds.
+pub async fn until(mut holds: impl FnMut() -> bool) {
+    let looking = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking).await.unwrap();
 }
 
 /// A page fetched through an Arti client.
