@@ -24,7 +24,7 @@ use tracing::debug;
 
 use crate::cashier::{Cashier, Note, Till};
 use crate::choice::{Ceilings, Known};
-use crate::config::{ClientConfig, ConfigError, Invalid, Paths, Pay, Payments};
+use crate::config::{ClientConfig, ConfigError, Invalid, Pay, Payments};
 use crate::error::{SettleError, StartError};
 use crate::events::Event;
 use crate::figures::Figures;
@@ -95,7 +95,7 @@ impl Client {
         let launch = |service| services::launch(&tor, service, &tunnels, &finder, &watch, &tasks, &stop);
         let services = config.services.iter().map(launch).collect::<Result<Vec<_>, _>>()?;
         let socks = proxy.address();
-        tasks.spawn(proxy.serve(finder, stop.clone(), tasks.clone()));
+        tasks.spawn(proxy.serve(Arc::clone(&finder), stop.clone(), tasks.clone()));
         Ok(ClientHandle {
             inner: Arc::new(Inner {
                 socks,
@@ -106,6 +106,7 @@ impl Client {
                 notes: tell,
                 tor,
                 tunnels,
+                finder,
                 _services: services,
                 watch,
                 tasks,
@@ -249,16 +250,12 @@ fn payer_config(payments: &Payments, network: &Network, asset: Asset) -> PayerCo
 fn wish(payments: &Payments) -> Wish {
     let stroops = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
     Wish {
-        // What is not paid for need not be payable.
-        paths: if payments.pay == Pay::Never {
-            Paths::Any
-        } else {
-            payments.paths
-        },
+        paths: payments.paths,
         ceilings: Ceilings {
             hop: stroops(payments.max_price_per_64_kib),
             tunnel: stroops(payments.tunnel_ceiling()),
         },
+        pays: payments.pay != Pay::Never,
     }
 }
 
@@ -300,6 +297,7 @@ struct Inner {
     notes: mpsc::UnboundedSender<Note>,
     tor: Arc<TorClient<MeteredRuntime>>,
     tunnels: Arc<Tunnels>,
+    finder: Arc<TunnelFinder>,
     _services: Vec<Hosted>,
     watch: Watch,
     tasks: TaskTracker,
@@ -337,7 +335,11 @@ impl ClientHandle {
     }
 
     /// Changes when to pay, from now on and for this run. Without payments in the configuration nothing changes.
+    ///
+    /// With [`Pay::Never`] no tunnel is preferred for being paid either; with `paths = "only"` new streams are refused until something is paid again,
+    /// and those that are open go on.
     pub fn set_pay(&self, pay: Pay) {
+        self.inner.finder.set_pays(pay != Pay::Never);
         // A client that is ending pays nothing anyway.
         let _ = self.inner.notes.send(Note::SetPay(pay));
     }

@@ -88,7 +88,7 @@ pub enum Pay {
     /// One step in 16 is withheld at random; where that slows nothing, every other one is.
     #[default]
     WhenItHelps,
-    /// No step at all.
+    /// No step at all; then no tunnel is preferred either, and [`Paths::Only`] refuses every stream.
     Never,
 }
 

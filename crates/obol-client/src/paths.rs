@@ -3,7 +3,8 @@
 //! Arti builds every tunnel, with its own guards, families, weights and exit policies. Where tunnels that can be paid are preferred, this asks
 //! it for a tunnel of a fresh isolation group, looks at the hops, and asks again where they do not do: so what is chosen among are tunnels, never
 //! relays, and no more of them than [`choice`](crate::choice) allows. Tunnels that were looked at for nothing are retired at once. Streams of
-//! one application's isolation stay on the tunnel that was found for it (ADR 0023).
+//! one application's isolation stay on the tunnel that was found for it (ADR 0023). While nobody is paid nothing is preferred: the first tunnel will
+//! do, and where only paid ones will (`paths = "only"`) streams are refused before anything is asked for.
 //!
 //! Connections to onion services are Arti's whole: another rendezvous would cost the service an introduction for each try.
 
@@ -54,8 +55,11 @@ impl From<ErrorKind> for Failure {
 /// What tunnels are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wish {
+    /// By the configuration, where this client pays.
     pub(crate) paths: Paths,
     pub(crate) ceilings: Ceilings,
+    /// Whether this client pays anybody now.
+    pub(crate) pays: bool,
 }
 
 impl Wish {
@@ -67,6 +71,16 @@ impl Wish {
                 hop: i64::MAX,
                 tunnel: i64::MAX,
             },
+            pays: false,
+        }
+    }
+
+    /// What holds now: who pays nobody has nothing to prefer, and no tunnel at all that is paid whole.
+    fn paths(&self) -> Result<Paths, Failure> {
+        match (self.pays, self.paths) {
+            (true, paths) => Ok(paths),
+            (false, Paths::Any | Paths::Prefer) => Ok(Paths::Any),
+            (false, Paths::Only) => Err(Failure::NoPaidPath),
         }
     }
 }
@@ -97,7 +111,7 @@ struct Found {
 pub(crate) struct TunnelFinder {
     tor: Arc<TorClient<MeteredRuntime>>,
     tunnels: Arc<Tunnels>,
-    wish: Wish,
+    wish: Mutex<Wish>,
     known: Arc<Mutex<Known>>,
     allowance: Mutex<Allowance>,
     groups: Mutex<HashMap<StreamIsolation, Arc<Group>>>,
@@ -115,12 +129,21 @@ impl TunnelFinder {
         TunnelFinder {
             tor,
             tunnels,
-            wish,
+            wish: Mutex::new(wish),
             known,
             allowance: Mutex::new(Allowance::new(now())),
             groups: Mutex::default(),
             watch,
         }
+    }
+
+    /// Whether anybody is paid from now on. Streams that are open stay where they are.
+    pub(crate) fn set_pays(&self, pays: bool) {
+        self.wish.lock().unwrap_or_else(PoisonError::into_inner).pays = pays;
+    }
+
+    fn wish(&self) -> Wish {
+        *self.wish.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens a stream, and notes its tunnel. `asked`: when the application did.
@@ -131,19 +154,20 @@ impl TunnelFinder {
         port: u16,
         asked: Instant,
     ) -> Result<(DataStream, Option<StreamGuard>), Failure> {
-        let stream = if self.wish.paths == Paths::Any || is_onion(host) {
+        let paths = self.wish().paths()?;
+        let stream = if paths == Paths::Any || is_onion(host) {
             self.connect_by_arti(isolation, host, port).await?
         } else {
             let address = (host, port).into_tor_addr().map_err(|error| error.kind())?;
             self.may_go_there(host, address.as_ip_address().copied()).await?;
-            let tunnel = self.tunnel(isolation, &[TargetPort::ipv4(port)]).await?;
+            let tunnel = self.tunnel(isolation, &[TargetPort::ipv4(port)], paths).await?;
             within(tunnel.begin_stream(&bare(host), port, None)).await?
         };
         let guard = self.tunnels.carries(&stream, asked);
         if let Some(guard) = &guard {
             let tunnel = guard.tunnel();
             let verdict = self.judge(&candidates(tunnel.hops()));
-            if self.wish.paths == Paths::Only && !verdict.is_whole() {
+            if paths == Paths::Only && !verdict.is_whole() {
                 debug!(
                     tunnel = tunnel.id().0,
                     ?verdict,
@@ -167,7 +191,10 @@ impl TunnelFinder {
 
     /// Looks a name up.
     pub(crate) async fn resolve(&self, isolation: &StreamIsolation, host: &str) -> Result<Option<IpAddr>, Failure> {
-        if self.wish.paths == Paths::Any || host.parse::<IpAddr>().is_ok() || is_onion(host) {
+        // Of an address or an onion service nothing is asked in the network.
+        let local = host.parse::<IpAddr>().is_ok() || is_onion(host);
+        let paths = if local { Paths::Any } else { self.wish().paths()? };
+        if paths == Paths::Any {
             let found = self.tor.resolve_with_prefs(host, &isolation.prefs()).await;
             return match found {
                 Ok(found) => Ok(found.first().copied()),
@@ -175,7 +202,7 @@ impl TunnelFinder {
             };
         }
         self.may_go_there(host, None).await?;
-        let tunnel = self.tunnel(isolation, &[]).await?;
+        let tunnel = self.tunnel(isolation, &[], paths).await?;
         for address in within(tunnel.resolve(host)).await? {
             if self.may_be_told(address).await.is_ok() {
                 return Ok(Some(address));
@@ -190,12 +217,13 @@ impl TunnelFinder {
         isolation: &StreamIsolation,
         address: IpAddr,
     ) -> Result<Option<String>, Failure> {
-        let names = if self.wish.paths == Paths::Any {
+        let paths = self.wish().paths()?;
+        let names = if paths == Paths::Any {
             let found = self.tor.resolve_ptr_with_prefs(address, &isolation.prefs()).await;
             found.map_err(|error| Failure::Tor(error.kind()))?
         } else {
             self.may_be_told(address).await?;
-            let tunnel = self.tunnel(isolation, &[]).await?;
+            let tunnel = self.tunnel(isolation, &[], paths).await?;
             within(tunnel.resolve_ptr(address)).await?
         };
         Ok(names.into_iter().next())
@@ -227,7 +255,7 @@ impl TunnelFinder {
 
     fn judge(&self, relays: &[crate::choice::Candidate]) -> Verdict {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.judge(relays, self.wish.ceilings, now())
+        known.judge(relays, self.wish().ceilings, now())
     }
 
     /// Tells of a stream of a hosted service.
@@ -274,11 +302,16 @@ impl TunnelFinder {
     }
 
     /// The tunnel for a stream to these ports (none: a look-up).
-    async fn tunnel(&self, isolation: &StreamIsolation, ports: &[TargetPort]) -> Result<ClientDataTunnel, Failure> {
+    async fn tunnel(
+        &self,
+        isolation: &StreamIsolation,
+        ports: &[TargetPort],
+        paths: Paths,
+    ) -> Result<ClientDataTunnel, Failure> {
         let group = self.group(isolation);
         let mut state = group.state.lock().await;
         let deadline = tokio::time::Instant::now() + PATIENCE;
-        let mut search = Search::new(self.wish.paths);
+        let mut search = Search::new(paths);
         let mut found: Vec<Found> = Vec::new();
         let mut token = state.token;
         let next = loop {
@@ -416,6 +449,51 @@ fn bare(host: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::LinkMeters;
+
+    fn wish(paths: Paths, pays: bool) -> Wish {
+        let ceilings = Wish::none().ceilings;
+        Wish { paths, ceilings, pays }
+    }
+
+    #[test]
+    fn who_pays_nobody_takes_the_first_tunnel_or_none_where_only_paid_ones_will_do() {
+        for paths in [Paths::Any, Paths::Prefer, Paths::Only] {
+            assert_eq!(wish(paths, true).paths(), Ok(paths));
+        }
+        for paths in [Paths::Any, Paths::Prefer] {
+            assert_eq!(wish(paths, false).paths(), Ok(Paths::Any));
+        }
+        assert_eq!(wish(Paths::Only, false).paths(), Err(Failure::NoPaidPath));
+        assert_eq!(Wish::none().paths(), Ok(Paths::Any));
+    }
+
+    #[tokio::test]
+    async fn where_only_paid_tunnels_will_do_streams_are_refused_while_nobody_is_paid_and_before_tor_is_asked() {
+        let state = tempfile::tempdir().unwrap();
+        let links = LinkMeters::default();
+        // Never started: whatever is asked of it fails for that.
+        let tor = crate::tor::client(&toml::Table::new(), state.path(), links.clone())
+            .await
+            .unwrap();
+        let (opened, _tunnels) = tokio::sync::mpsc::unbounded_channel();
+        let tunnels = Arc::new(Tunnels::new(Arc::clone(&tor), opened));
+        let finder = TunnelFinder::new(tor, tunnels, wish(Paths::Only, true), Arc::default(), Watch::new(links));
+        let everybody = StreamIsolation::None;
+        let asked = || finder.connect(&everybody, "host.example", 80, Instant::now());
+        assert!(matches!(asked().await, Err(Failure::Tor(_))));
+        finder.set_pays(false);
+        let refused = Some(Failure::NoPaidPath);
+        assert_eq!(asked().await.err(), refused);
+        let onion = format!("{}.onion", "a".repeat(56));
+        let connecting = finder.connect(&everybody, &onion, 80, Instant::now());
+        assert_eq!(connecting.await.err(), refused);
+        assert_eq!(finder.resolve(&everybody, "host.example").await.err(), refused);
+        let address = IpAddr::from([192, 0, 2, 1]);
+        assert_eq!(finder.resolve_ptr(&everybody, address).await.err(), refused);
+        finder.set_pays(true);
+        assert!(matches!(asked().await, Err(Failure::Tor(_))));
+    }
 
     #[test]
     fn onion_hosts_are_known_by_their_end() {

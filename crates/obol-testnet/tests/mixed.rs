@@ -233,6 +233,15 @@ async fn tunnels_that_can_be_paid_whole_are_preferred_and_what_falls_short_is_ta
         world.fetch(&client, "user 0", "/hello").await.unwrap();
     }
     assert!(tunnels(&client).len() <= before + 1);
+
+    // While nobody is paid the first tunnel will do: not one of twelve people has another looked for.
+    client.set_pay(Pay::Never);
+    let mut events = client.events();
+    for n in 30..42 {
+        world.fetch(&client, &format!("user {n}"), "/hello").await.unwrap();
+    }
+    let looked = std::iter::from_fn(|| events.try_recv().ok()).find(|event| matches!(event, Event::Searched { .. }));
+    assert_eq!(looked, None);
     client.shutdown().await;
 
     // That the exit asks too much was learned on the tunnel that the client got ready on. From then on no tunnel is whole, and the best is taken.
