@@ -32,7 +32,7 @@ use crate::paths::{TunnelFinder, Wish};
 use crate::proxy::Proxy;
 use crate::runtime::{LinkMeters, MeteredRuntime};
 use crate::services::{self, Hosted};
-use crate::tor::{self, tor_error_text};
+use crate::tor::{self, StreamTimeouts, tor_error_text};
 use crate::tunnels::{StreamGuard, Tunnels};
 use crate::wallet::{ThroughTor, Wallet, WalletParts};
 use crate::watch::Watch;
@@ -77,6 +77,7 @@ impl Client {
             Arc::clone(&tunnels),
             wish,
             Arc::clone(&known),
+            StreamTimeouts::of(&config.tor)?,
             watch.clone(),
         ));
         let account = books.as_ref().map(|books| account_text(&books.account.account()));

@@ -28,6 +28,7 @@ pub struct ClientConfig {
     #[serde(default)]
     pub services: Vec<Service>,
     /// Arti's own configuration, with the keys of `arti.toml` (`tor_network`, `address_filter`, `path_rules`, ...). Empty: the public Tor network.
+    /// `stream_timeouts` holds for every stream, whoever chose its tunnel.
     /// `storage.cache_dir` and `storage.state_dir` are set by this client.
     #[serde(default)]
     pub tor: toml::Table,

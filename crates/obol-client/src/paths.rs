@@ -27,11 +27,10 @@ use crate::config::Paths;
 use crate::events::Event;
 use crate::proxy::StreamIsolation;
 use crate::runtime::MeteredRuntime;
+use crate::tor::StreamTimeouts;
 use crate::tunnels::{StreamGuard, Tunnels, candidates};
 use crate::watch::Watch;
 
-/// How long an exit may take to open a stream, and to look a name up: Arti's own defaults.
-const EXIT_PATIENCE: Duration = Duration::from_secs(10);
 /// Groups of streams that are remembered.
 const MOST_GROUPS: usize = 4096;
 /// A group that had no stream for so long is forgotten: Arti's circuits are given up by then.
@@ -115,6 +114,7 @@ pub(crate) struct TunnelFinder {
     known: Arc<Mutex<Known>>,
     allowance: Mutex<Allowance>,
     groups: Mutex<HashMap<StreamIsolation, Arc<Group>>>,
+    timeouts: StreamTimeouts,
     watch: Watch,
 }
 
@@ -124,6 +124,7 @@ impl TunnelFinder {
         tunnels: Arc<Tunnels>,
         wish: Wish,
         known: Arc<Mutex<Known>>,
+        timeouts: StreamTimeouts,
         watch: Watch,
     ) -> TunnelFinder {
         TunnelFinder {
@@ -133,6 +134,7 @@ impl TunnelFinder {
             known,
             allowance: Mutex::new(Allowance::new(now())),
             groups: Mutex::default(),
+            timeouts,
             watch,
         }
     }
@@ -161,7 +163,7 @@ impl TunnelFinder {
             let address = (host, port).into_tor_addr().map_err(|error| error.kind())?;
             self.may_go_there(host, address.as_ip_address().copied()).await?;
             let tunnel = self.tunnel(isolation, &[TargetPort::ipv4(port)], paths).await?;
-            within(tunnel.begin_stream(&bare(host), port, None)).await?
+            within(self.timeouts.connect(), tunnel.begin_stream(&bare(host), port, None)).await?
         };
         let guard = self.tunnels.carries(&stream, asked);
         if let Some(guard) = &guard {
@@ -203,7 +205,7 @@ impl TunnelFinder {
         }
         self.may_go_there(host, None).await?;
         let tunnel = self.tunnel(isolation, &[], paths).await?;
-        for address in within(tunnel.resolve(host)).await? {
+        for address in within(self.timeouts.resolve(), tunnel.resolve(host)).await? {
             if self.may_be_told(address).await.is_ok() {
                 return Ok(Some(address));
             }
@@ -224,7 +226,7 @@ impl TunnelFinder {
         } else {
             self.may_be_told(address).await?;
             let tunnel = self.tunnel(isolation, &[], paths).await?;
-            within(tunnel.resolve_ptr(address)).await?
+            within(self.timeouts.resolve_ptr(), tunnel.resolve_ptr(address)).await?
         };
         Ok(names.into_iter().next())
     }
@@ -419,9 +421,9 @@ fn proto(tunnel: &ClientDataTunnel) -> &ClientTunnel {
     tunnel.as_ref()
 }
 
-/// What an exit is given Arti's default time for.
-async fn within<T>(asked: impl Future<Output = tor_circmgr::Result<T>>) -> Result<T, Failure> {
-    match tokio::time::timeout(EXIT_PATIENCE, asked).await {
+/// What an exit is given so long for.
+async fn within<T>(patience: Duration, asked: impl Future<Output = tor_circmgr::Result<T>>) -> Result<T, Failure> {
+    match tokio::time::timeout(patience, asked).await {
         Ok(Ok(got)) => Ok(got),
         Ok(Err(error)) => {
             debug!(%error, "an exit did not open a stream");
@@ -478,7 +480,14 @@ mod tests {
             .unwrap();
         let (opened, _tunnels) = tokio::sync::mpsc::unbounded_channel();
         let tunnels = Arc::new(Tunnels::new(Arc::clone(&tor), opened));
-        let finder = TunnelFinder::new(tor, tunnels, wish(Paths::Only, true), Arc::default(), Watch::new(links));
+        let finder = TunnelFinder::new(
+            tor,
+            tunnels,
+            wish(Paths::Only, true),
+            Arc::default(),
+            StreamTimeouts::default(),
+            Watch::new(links),
+        );
         let everybody = StreamIsolation::None;
         let asked = || finder.connect(&everybody, "host.example", 80, Instant::now());
         assert!(matches!(asked().await, Err(Failure::Tor(_))));
@@ -493,6 +502,17 @@ mod tests {
         assert_eq!(finder.resolve_ptr(&everybody, address).await.err(), refused);
         finder.set_pays(true);
         assert!(matches!(asked().await, Err(Failure::Tor(_))));
+    }
+
+    #[tokio::test]
+    async fn an_exit_that_says_nothing_is_given_the_time_that_was_configured() {
+        let silent = || std::future::pending::<tor_circmgr::Result<()>>();
+        let short = within(Duration::from_millis(1), silent());
+        let long = within(Duration::from_secs(3600), silent());
+        tokio::select! {
+            said = short => assert_eq!(said, Err(Failure::Tor(ErrorKind::ExitTimeout))),
+            _ = long => panic!("an hour is over before a millisecond"),
+        }
     }
 
     #[test]

@@ -2,8 +2,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arti_client::{BootstrapBehavior, TorClient, TorClientConfig};
+use obol_stellar::settings::Span;
+use serde::Deserialize;
 use tor_config::load::resolve_return_results;
 use tor_config::sources::MustRead;
 use tor_config::{ConfigurationSource, ConfigurationSources};
@@ -38,6 +41,54 @@ fn configuration(section: &toml::Table, state_directory: &Path) -> Result<TorCli
         return Err(wrong(format!("`{unknown}` is not a key of Arti's configuration")));
     }
     Ok(resolved.value)
+}
+
+/// How long an exit may take, by `stream_timeouts` of Arti's configuration. Arti shows nobody the values that it holds, so for streams that it does
+/// not open itself they are read where it reads them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct StreamTimeouts {
+    connect_timeout: Span,
+    resolve_timeout: Span,
+    resolve_ptr_timeout: Span,
+}
+
+impl Default for StreamTimeouts {
+    /// Arti's own.
+    fn default() -> StreamTimeouts {
+        StreamTimeouts {
+            connect_timeout: Span::seconds(10),
+            resolve_timeout: Span::seconds(10),
+            resolve_ptr_timeout: Span::seconds(10),
+        }
+    }
+}
+
+impl StreamTimeouts {
+    /// Of the `tor` section, which Arti has accepted.
+    pub(crate) fn of(section: &toml::Table) -> Result<StreamTimeouts, StartError> {
+        match section.get("stream_timeouts") {
+            Some(timeouts) => timeouts.clone().try_into().map_err(|error| StartError::TorConfig {
+                reason: format!("stream_timeouts: {error}"),
+            }),
+            None => Ok(StreamTimeouts::default()),
+        }
+    }
+
+    /// For opening a stream.
+    pub(crate) fn connect(self) -> Duration {
+        self.connect_timeout.0
+    }
+
+    /// For the address of a name.
+    pub(crate) fn resolve(self) -> Duration {
+        self.resolve_timeout.0
+    }
+
+    /// For the name of an address.
+    pub(crate) fn resolve_ptr(self) -> Duration {
+        self.resolve_ptr_timeout.0
+    }
 }
 
 /// Makes the client, not yet bootstrapped.
@@ -173,6 +224,31 @@ mod tests {
         let section = private_network(&[authority], &[fallback]);
         assert!(configuration(&section, directory.path()).is_ok());
         assert!(configuration(&toml::Table::new(), directory.path()).is_ok());
+    }
+
+    #[test]
+    fn stream_timeouts_are_read_as_arti_reads_them_and_are_its_own_where_none_are_set() {
+        let directory = tempfile::tempdir().unwrap();
+        let read = |text: &str| {
+            let section: toml::Table = toml::from_str(text).unwrap();
+            configuration(&section, directory.path()).unwrap();
+            let timeouts = StreamTimeouts::of(&section).unwrap();
+            [timeouts.connect(), timeouts.resolve(), timeouts.resolve_ptr()].map(|span| span.as_millis())
+        };
+        // What Arti says of its own, in the words in which it shows what it holds.
+        let arti = format!("{:?}", configuration(&toml::Table::new(), directory.path()).unwrap());
+        for name in ["connect_timeout", "resolve_timeout", "resolve_ptr_timeout"] {
+            assert!(arti.contains(&format!("{name}: 10s")), "{arti}");
+        }
+        assert_eq!(read(""), [10_000; 3]);
+        assert_eq!(
+            read("[stream_timeouts]\nconnect_timeout = \"1 minute 500ms\""),
+            [60_500, 10_000, 10_000]
+        );
+        assert_eq!(
+            read("[stream_timeouts]\nresolve_timeout = \"3 sec\"\nresolve_ptr_timeout = \"4s\""),
+            [10_000, 3_000, 4_000]
+        );
     }
 
     #[test]
