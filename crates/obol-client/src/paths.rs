@@ -6,7 +6,12 @@
 //! one application's isolation stay on the tunnel that was found for it (ADR 0023). While nobody is paid nothing is preferred: the first tunnel will
 //! do, and where only paid ones will (`paths = "only"`) streams are refused before anything is asked for.
 //!
-//! Connections to onion services are Arti's whole: another rendezvous would cost the service an introduction for each try.
+//! Connections to onion services are Arti's whole: another rendezvous would cost the service an introduction for each try. Arti 0.47 gives the tunnel
+//! of such a connection only with its first stream: the connector that makes it is private to `TorClient`, and `experimental-api` shows the pool
+//! of circuits below it alone. So where `paths = "only"` refuses, the service has seen a BEGIN and an END, and no byte of the application's. A
+//! connector of our own (`tor_hsclient::HsClientConnector`) would look before the BEGIN, but it would keep descriptors and rendezvous beside Arti's,
+//! and Arti's address filter and keys for services in restricted discovery would be ours to apply: too much to spare a service one BEGIN, when the
+//! introduction, which costs it more, has been made by then.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
