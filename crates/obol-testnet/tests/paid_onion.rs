@@ -26,8 +26,12 @@ struct World {
 }
 
 impl World {
-    /// Eight relays of ours: introduction, rendezvous and directory points are to differ from each other.
     async fn new() -> World {
+        World::with(|_| {}).await
+    }
+
+    /// Eight relays of ours: introduction, rendezvous and directory points are to differ from each other.
+    async fn with(change: impl FnOnce(&mut NetworkOptions)) -> World {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .try_init();
@@ -41,6 +45,7 @@ impl World {
         options.wallets = 2;
         // C Tor has a service's period last for 24 votes of a test network, arti for what the consensus says.
         options.consensus = vec![("hsdir_interval".to_owned(), 240)];
+        change(&mut options);
         let starting = Network::start(options, |_| {});
         let network = tokio::time::timeout(PATIENCE, starting)
             .await
@@ -77,10 +82,14 @@ impl World {
         tokio::time::timeout(PATIENCE, all).await.expect("in time");
     }
 
-    /// A client that is ready to pay, with these services.
+    /// A client that is ready to pay for all, with these services.
     async fn client(&self, name: &str, paths: Paths, services: Vec<Service>) -> ClientHandle {
+        self.client_that_pays(Pay::Always, name, paths, services).await
+    }
+
+    async fn client_that_pays(&self, pay: Pay, name: &str, paths: Paths, services: Vec<Service>) -> ClientHandle {
         let directory = self.network.options.directory.join(name);
-        let mut config = self.network.client_config(&directory, Some(Pay::Always)).unwrap();
+        let mut config = self.network.client_config(&directory, Some(pay)).unwrap();
         config.payments.as_mut().unwrap().paths = paths;
         config.services = services;
         let client = Client::start(config).await.unwrap();
@@ -192,8 +201,8 @@ async fn a_client_and_the_service_that_it_reaches_each_pay_their_own_half() {
     world.network.stop().await;
 }
 
-/// C Tor's service in front of `server`, and its address.
-async fn service(world: &World, server: SocketAddr) -> (CTor, String) {
+/// C Tor's service in front of `server`, and its address. `more`: further lines of its configuration.
+async fn service(world: &World, server: SocketAddr, more: &str) -> (CTor, String) {
     let files = world.network.options.directory.join("ctor-service");
     let guard = world.network.guard();
     let rsa = hex::decode(&guard.fingerprint).unwrap().try_into().unwrap();
@@ -202,7 +211,8 @@ async fn service(world: &World, server: SocketAddr) -> (CTor, String) {
         .fallback(guard.or, rsa)
         .set("SocksPort", 0)
         .set("HiddenServiceDir", files.join("service").display())
-        .set("HiddenServicePort", format_args!("80 {server}"));
+        .set("HiddenServicePort", format_args!("80 {server}"))
+        .lines(more);
     let mut tor = CTor::start(&files, &torrc).unwrap();
     tor.says(&["Bootstrapped 100%"], PATIENCE).await.unwrap();
     let name = std::fs::read_to_string(files.join("service/hostname")).unwrap();
@@ -215,13 +225,62 @@ async fn a_c_tor_service_is_reached_and_the_clients_half_is_paid_without_its_not
         return;
     }
     let world = World::new().await;
-    let (tor, onion) = service(&world, world.origin.address()).await;
+    let (tor, onion) = service(&world, world.origin.address(), "").await;
     let client = world.client("client", Paths::Prefer, Vec::new()).await;
     world.fetch(&client, &onion).await;
     has_paid_its_half(&busiest(&client));
     // A payment message that went to the virtual hop would have come to the service.
     assert_eq!(tor.line_with(&["nknown relay command"]), None);
     assert_eq!(tor.line_with(&["[warn]", "rotocol"]), None);
+    client.shutdown().await;
+    world.network.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_pays_where_it_helps_is_told_that_a_slow_unpaid_far_side_is_what_limits() {
+    if !available() {
+        return;
+    }
+    // Small steps: one in sixteen is withheld, so there have to be many.
+    let world = World::with(|options| options.largest_step = 64 << 10).await;
+    // C Tor pays nobody. Its half is slow whatever is paid on the other: it sends no faster than that. Without the second line it would
+    // not count what goes to this machine, and without the last it would send once in 100 ms.
+    let slow = "BandwidthRate 384 KBytes\nBandwidthBurst 384 KBytes\nCountPrivateBandwidth 1\nTokenBucketRefillInterval 10 msec";
+    let (_tor, onion) = service(&world, world.origin.address(), slow).await;
+    let client = world
+        .client_that_pays(Pay::WhenItHelps, "client", Paths::Prefer, Vec::new())
+        .await;
+    let mut events = client.events();
+    let fetching = async {
+        loop {
+            world.fetch(&client, &onion).await;
+        }
+    };
+    let told = async {
+        let mut withheld = Vec::new();
+        loop {
+            match events.recv().await.unwrap() {
+                Event::Withheld { tunnel } => withheld.push(tunnel),
+                Event::FarSide {
+                    tunnel,
+                    known: FarSide::Slower,
+                } => {
+                    assert!(withheld.contains(&tunnel), "nothing was withheld on {tunnel}");
+                    return tunnel;
+                }
+                _ => {}
+            }
+        }
+    };
+    let tunnel = tokio::select! {
+        () = fetching => unreachable!("it goes on until it is told"),
+        told = tokio::time::timeout(PATIENCE, told) => told.expect("in time"),
+    };
+    let figures = client.figures().tunnels;
+    let figures = figures.iter().find(|figures| figures.tunnel == tunnel).unwrap();
+    assert_eq!(figures.far_side, Some(FarSide::Slower));
+    // It had paid its half until then, and goes on where it pays for less.
+    assert!(figures.payments >= 4 && figures.refused == 0, "{figures:?}");
     client.shutdown().await;
     world.network.stop().await;
 }
