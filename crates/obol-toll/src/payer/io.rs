@@ -12,7 +12,8 @@ use obol_cell::{
 pub struct Hop {
     /// The relay.
     pub peer: PeerId,
-    /// Whether it advertises `Obol=1`. On a tunnel to an onion service: `false` for the rendezvous point.
+    /// Whether it is to be paid: it advertises `Obol=1`. The rendezvous point of an onion service is the last hop that a client pays, as it counts on
+    /// the client's circuit; on the circuit of a hosted service this is `false` for it (ADR 0016, 0024).
     pub paid: bool,
 }
 
