@@ -1,14 +1,13 @@
-//! Links on sockets: accepting and opening them. [`carry`] moves their bytes.
+//! Links on sockets: accepting and opening them. [`carry`] moves their bytes, [`dialler`] keeps count of those being opened.
 
 mod carry;
 mod connection;
+mod dialler;
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use obol_onion::engine::{CircuitId, DestroyReason, LinkId, LinkInfo, NextHop, Peer};
+use obol_onion::engine::{DestroyReason, ExtendId, LinkId, LinkInfo, Neighbour, NextHop, Peer};
 use obol_onion::link::{Expected, Role, Version};
 use tokio::net::TcpStream;
 use tracing::debug;
@@ -16,6 +15,8 @@ use tracing::debug;
 use carry::Carrier;
 pub(crate) use carry::LinkTask;
 use connection::Connection;
+pub(crate) use dialler::Dialler;
+use dialler::{Destination, Dial};
 
 use crate::defence::{Knock, Visit};
 use crate::directory::NetView;
@@ -24,33 +25,6 @@ use crate::relay::Shared;
 
 /// How long a peer has to take what is still to be said to it.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// Connections to next hops that may be under way at once.
-const DIALS: usize = 4096;
-
-/// Connections to next hops that are being made, each with the circuits that wait for it.
-#[derive(Debug, Default)]
-pub(crate) struct Dialler {
-    under_way: HashMap<Destination, Vec<CircuitId>>,
-}
-
-/// What makes two wishes for a link one: the relay and the address that is tried first. A second address that only one of
-/// them names makes no difference, or one relay would get two links.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Destination {
-    rsa: [u8; 20],
-    ed: Option<[u8; 32]>,
-    first: Option<SocketAddr>,
-}
-
-impl Destination {
-    fn of(to: &NextHop) -> Self {
-        Destination {
-            rsa: to.rsa,
-            ed: to.ed,
-            first: to.addresses.first().copied(),
-        }
-    }
-}
 
 /// Finishes an accepted connection's handshake and serves the link until it ends.
 pub(crate) async fn accepted(shared: Arc<Shared>, tcp: TcpStream, knock: Knock) {
@@ -83,25 +57,23 @@ fn counted(shared: &Shared, knock: Knock, established: &Established) -> Option<V
     (!is_exempt).then(|| knock.open(Instant::now()))
 }
 
-/// A circuit needs a link to its next hop: joins a connection that is being made, or makes one.
-pub(crate) fn need(shared: &Arc<Shared>, circuit: CircuitId, to: NextHop) {
-    if let Err(reason) = dial_for(shared, Some(circuit), to) {
-        shared.with(|engine, now| engine.extend_failed(now, circuit, reason));
-    }
+/// A circuit that came from `neighbour` needs a link to its next hop: joins a connection that is being made, or makes one.
+pub(crate) fn need(shared: &Arc<Shared>, extend: ExtendId, neighbour: Neighbour, to: NextHop) {
+    dial_for(shared, Some((extend, neighbour)), to);
 }
 
 /// Makes a link to a relay if there is none.
 pub(crate) fn ahead(shared: &Arc<Shared>, to: NextHop) {
     if shared.with(|engine, _| engine.link_to(&to)).is_none() {
-        // What stands against it, stands against it for circuits too; there is nobody to be told.
-        let _ = dial_for(shared, None, to);
+        dial_for(shared, None, to);
     }
 }
 
 /// Joins a connection to a relay that is being made, or makes one.
-fn dial_for(shared: &Arc<Shared>, circuit: Option<CircuitId>, mut to: NextHop) -> Result<(), DestroyReason> {
+fn dial_for(shared: &Arc<Shared>, who: Option<(ExtendId, Neighbour)>, mut to: NextHop) {
     if to.rsa == shared.keys.fingerprint() || to.ed == Some(shared.keys.ed25519()) {
-        return Err(DestroyReason::ConnectFailed);
+        let waiting = who.map(|(extend, _)| extend);
+        return failed(shared, waiting, DestroyReason::ConnectFailed);
     }
     if to.ed.is_none() {
         to.ed = shared
@@ -110,35 +82,37 @@ fn dial_for(shared: &Arc<Shared>, circuit: Option<CircuitId>, mut to: NextHop) -
             .and_then(|net| net.by_rsa(&to.rsa))
             .and_then(|relay| relay.ed);
     }
-    let mut dialler = shared.dialler.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let destination = Destination::of(&to);
-    if let Some(waiting) = dialler.under_way.get_mut(&destination) {
-        waiting.extend(circuit);
-        return Ok(());
+    let asked = shared.dialler().ask(Destination::of(&to), who);
+    if let Some(dial) = asked.dial {
+        shared.tasks.spawn(connect(Arc::clone(shared), to, dial));
     }
-    if dialler.under_way.len() >= DIALS {
-        return Err(DestroyReason::ResourceLimit);
+    failed(shared, asked.gave_way, DestroyReason::ResourceLimit);
+}
+
+/// These get no link.
+fn failed(shared: &Arc<Shared>, waiting: impl IntoIterator<Item = ExtendId>, reason: DestroyReason) {
+    let mut waiting = waiting.into_iter().peekable();
+    if waiting.peek().is_some() {
+        shared.with(|engine, now| waiting.for_each(|extend| engine.extend_failed(now, extend, reason)));
     }
-    dialler.under_way.insert(destination, circuit.into_iter().collect());
-    shared.tasks.spawn(dial(Arc::clone(shared), to));
-    Ok(())
 }
 
 /// Connects to a next hop, lets the circuits that wait for it go on, and serves the link until it ends.
-async fn dial(shared: Arc<Shared>, to: NextHop) {
+async fn connect(shared: Arc<Shared>, to: NextHop, dial: Dial) {
     let expected = Expected {
         rsa: Some(to.rsa),
         ed25519: to.ed,
     };
     let local = shared.local();
     let mut established = None;
-    let mut failed = DestroyReason::ConnectFailed;
+    let mut reason = DestroyReason::ConnectFailed;
     // Another connection may have come about since the circuit asked; now that this one is known to be under way, none can
     // any more without being found.
     let found = shared.with(|engine, _| engine.link_to(&to));
     for address in to.addresses.iter().filter(|_| found.is_none()) {
         let done = tokio::select! {
             () = shared.stop.cancelled() => return,
+            () = dial.cut.cancelled() => return debug!("a next hop that does not answer gave way to others"),
             done = handshake::connect(*address, expected, &shared.keys, &local) => done,
         };
         match done {
@@ -149,25 +123,21 @@ async fn dial(shared: Arc<Shared>, to: NextHop) {
             Err(error) => {
                 debug!(%error, "cannot reach a next hop");
                 if error.is_wrong_identity() {
-                    failed = DestroyReason::Identity;
+                    reason = DestroyReason::Identity;
                 }
             }
         }
     }
     let link = established.as_ref().map(|established| up(&shared, established));
-    let waiting = {
-        let mut dialler = shared.dialler.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        dialler.under_way.remove(&Destination::of(&to)).unwrap_or_default()
-    };
-    let over = found.or(link.as_ref().map(|(link, _)| *link));
-    shared.with(|engine, now| {
-        for circuit in waiting {
-            match over {
-                Some(link) => engine.extend_via(now, circuit, link),
-                None => engine.extend_failed(now, circuit, failed),
+    let waiting = shared.dialler().done(dial.number);
+    match found.or(link.as_ref().map(|(link, _)| *link)) {
+        Some(over) => shared.with(|engine, now| {
+            for extend in waiting {
+                engine.extend_via(now, extend, over);
             }
-        }
-    });
+        }),
+        None => failed(&shared, waiting, reason),
+    }
     if let (Some(link), Some(established)) = (link, established) {
         serve(shared, link, established).await;
     }

@@ -191,7 +191,7 @@ pub(crate) struct Shared {
     reached: AtomicBool,
     /// Public-key work, by worker.
     workers: Vec<mpsc::UnboundedSender<Job>>,
-    pub(crate) dialler: Mutex<Dialler>,
+    dialler: Mutex<Dialler>,
     pub(crate) door: Arc<Door>,
     pacer: Notify,
     pub(crate) tasks: TaskTracker,
@@ -252,6 +252,11 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, Core> {
         // A panic inside is a bug of ours that has been reported; the other links need not die of it.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connections that are being made.
+    pub(crate) fn dialler(&self) -> MutexGuard<'_, Dialler> {
+        self.dialler.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What it says of itself when it opens a link.
@@ -320,7 +325,7 @@ impl Shared {
         match event {
             Event::Handshake(job) => self.work(job.circuit, Job::Handshake(job)),
             Event::Introduction(proof) => self.work(proof.circuit, Job::Introduction(proof)),
-            Event::NeedLink { circuit, to } => link::need(self, circuit, to),
+            Event::NeedLink { extend, neighbour, to } => link::need(self, extend, neighbour, to),
             Event::Begin {
                 stream, peer, target, ..
             } => streams::begin(self, stream, peer, target),

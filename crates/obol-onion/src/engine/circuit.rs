@@ -65,6 +65,8 @@ pub(crate) enum Next {
 /// What will be sent to the next hop once there is a link to it.
 #[derive(Debug)]
 pub(crate) struct Waiting {
+    /// Which EXTEND2 of the circuit it is.
+    pub(crate) number: u32,
     pub(crate) to: NextHop,
     /// Type, length, onionskin: as they stand in both EXTEND2 and CREATE2.
     pub(crate) handshake: Vec<u8>,
@@ -123,6 +125,8 @@ pub(crate) struct Circuit {
     pub(crate) fast: bool,
     /// RELAY_EARLY cells seen.
     pub(crate) early: u8,
+    /// EXTEND2s that came on it.
+    pub(crate) extends: u32,
     /// An INTRODUCE1 came on it: there is only one on each circuit.
     pub(crate) introduced: bool,
     /// The SENDME increment, if congestion control was negotiated.
@@ -155,6 +159,7 @@ impl Circuit {
             layers: None,
             fast,
             early: 0,
+            extends: 0,
             introduced: false,
             increment: None,
             neighbour,

@@ -164,6 +164,15 @@ pub struct NextHop {
     pub addresses: smallvec::SmallVec<[SocketAddr; 2]>,
 }
 
+/// One EXTEND2 of a circuit. After a TRUNCATE there may be another while the first one's link is still being made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ExtendId {
+    /// The circuit.
+    pub circuit: CircuitId,
+    /// Which of its EXTEND2s.
+    pub number: u32,
+}
+
 /// What a stream wants to reach, as the client wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
@@ -203,8 +212,10 @@ pub enum Event {
     Introduction(IntroductionProof),
     /// There is no link to a circuit's next hop.
     NeedLink {
-        /// The circuit.
-        circuit: CircuitId,
+        /// Which circuit waits for it, and why.
+        extend: ExtendId,
+        /// Who is before us on that circuit.
+        neighbour: Neighbour,
         /// Where it wants to go.
         to: NextHop,
     },

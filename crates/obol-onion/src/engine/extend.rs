@@ -8,8 +8,8 @@ use smallvec::SmallVec;
 use super::Engine;
 use super::cells::Kind;
 use super::circuit::{BACKWARD, End, FORWARD, Next, Waiting};
-use super::event::{Event, NextHop, PaymentEvent};
-use super::ids::{CircuitId, LinkId, Time};
+use super::event::{Event, ExtendId, NextHop, PaymentEvent};
+use super::ids::{LinkId, Time};
 use super::link::Place;
 use super::wire::{DATA_MAX, DestroyReason, command, relay};
 use crate::crypto::tor1::BODY_LEN;
@@ -32,7 +32,10 @@ impl Engine {
             return;
         }
         let Some(circuit) = self.circuits.at(index) else { return };
-        let from = self.links.at(circuit.prev.link).and_then(|link| link.info.peer);
+        let Some(before) = self.links.at(circuit.prev.link) else {
+            return;
+        };
+        let (from, neighbour) = (before.info.peer, before.info.neighbour());
         let parsed = matches!(circuit.next, Next::Nowhere).then(|| parse(data)).flatten();
         let Some((mut to, handshake)) = parsed else {
             return self.protocol_error(index);
@@ -51,30 +54,44 @@ impl Engine {
         let Some(circuit) = self.circuits.at_mut(index) else {
             return;
         };
+        circuit.extends = circuit.extends.wrapping_add(1);
+        let extend = ExtendId {
+            circuit: name,
+            number: circuit.extends,
+        };
         let waiting = Waiting {
+            number: extend.number,
             to: to.clone(),
             handshake: handshake.to_vec(),
         };
         circuit.next = Next::Waiting(Box::new(waiting));
         match link.and_then(|link| self.links.name(link)) {
-            Some(link) => self.extend_via(self.now, name, link),
-            None => self.events.push_back(Event::NeedLink { circuit: name, to }),
+            Some(link) => self.extend_via(self.now, extend, link),
+            None => self.events.push_back(Event::NeedLink { extend, neighbour, to }),
+        }
+    }
+
+    /// What waits for a link because of this EXTEND2, if the circuit has not thought better of it.
+    fn waiting(&self, extend: ExtendId) -> Option<&Waiting> {
+        match &self.circuits.get(extend.circuit)?.next {
+            Next::Waiting(waiting) if waiting.number == extend.number => Some(waiting),
+            _ => None,
         }
     }
 
     /// There is a link to the next hop that an [`Event::NeedLink`] named: this one. If it is another relay's, the circuit
     /// is ended.
-    pub fn extend_via(&mut self, now: Time, circuit: CircuitId, link: LinkId) {
+    pub fn extend_via(&mut self, now: Time, extend: ExtendId, link: LinkId) {
         self.now = self.now.max(now);
-        let Some(this) = self.circuits.get(circuit) else { return };
-        let Next::Waiting(waiting) = &this.next else { return };
+        let circuit = extend.circuit;
+        let Some(waiting) = self.waiting(extend) else { return };
         let Some(over) = self.links.get(link) else {
-            return self.extend_failed(now, circuit, DestroyReason::ConnectFailed);
+            return self.extend_failed(now, extend, DestroyReason::ConnectFailed);
         };
         let fits =
             |peer: super::event::Peer| peer.rsa == waiting.to.rsa && waiting.to.ed.is_none_or(|ed| ed == peer.ed);
         if !over.info.peer.is_some_and(fits) {
-            return self.extend_failed(now, circuit, DestroyReason::Identity);
+            return self.extend_failed(now, extend, DestroyReason::Identity);
         }
         let (initiated, full) = (
             over.info.initiated,
@@ -86,7 +103,7 @@ impl Engine {
             .map(|_| (self.rng.next_u32() & 0x7fff_ffff) | half)
             .find(|id| *id != 0 && self.links.get(link).is_some_and(|link| !link.circuits.contains_key(id)));
         let Some(id) = id.filter(|_| !full) else {
-            return self.extend_failed(now, circuit, DestroyReason::ResourceLimit);
+            return self.extend_failed(now, extend, DestroyReason::ResourceLimit);
         };
         if let Some(over) = self.links.get_mut(link) {
             over.circuits.insert(id, Place::Next(circuit.index));
@@ -99,15 +116,11 @@ impl Engine {
     }
 
     /// The next hop that an [`Event::NeedLink`] named cannot be reached.
-    pub fn extend_failed(&mut self, now: Time, circuit: CircuitId, reason: DestroyReason) {
+    pub fn extend_failed(&mut self, now: Time, extend: ExtendId, reason: DestroyReason) {
         self.now = self.now.max(now);
-        if self
-            .circuits
-            .get(circuit)
-            .is_some_and(|this| matches!(this.next, Next::Waiting(_)))
-        {
+        if self.waiting(extend).is_some() {
             self.counters.extends_failed += 1;
-            self.end_circuit(circuit.index, Some(reason), None);
+            self.end_circuit(extend.circuit.index, Some(reason), None);
         }
     }
 

@@ -66,7 +66,9 @@ pub use config::{EngineConfig, UnpaidShare};
 pub use congestion::{Congestion, FlowParameters, VegasParameters};
 pub use create::HandshakeAnswer;
 pub use defence::DefenceParameters;
-pub use event::{Event, HandshakeJob, HandshakeKind, LinkFault, Neighbour, NextHop, PaymentEvent, Peer, Target};
+pub use event::{
+    Event, ExtendId, HandshakeJob, HandshakeKind, LinkFault, Neighbour, NextHop, PaymentEvent, Peer, Target,
+};
 pub use extend::is_public;
 pub use ids::{CircuitId, LinkId, StreamId, Time};
 pub use intro::IntroductionProof;

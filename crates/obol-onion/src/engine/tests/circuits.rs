@@ -328,3 +328,43 @@ fn directory_streams_and_lookups_are_answered_in_the_clients_form() {
     net.run();
     assert_eq!(net.messages(&mut circ), []);
 }
+
+#[test]
+fn what_becomes_of_a_link_that_a_truncated_circuit_asked_for_is_nothing_to_its_next_extend() {
+    for first_is_made in [false, true] {
+        let mut net = Net::of_size(3);
+        net.slow_dials = true;
+        let client = net.client(0);
+        let mut circ = net.open(client, &[0]);
+        net.extend(&mut circ, 1);
+        net.send(&mut circ, 0, relay::TRUNCATE, 0, &[1]);
+        net.extend(&mut circ, 2);
+        net.run();
+        let asked: Vec<ExtendId> = std::mem::take(&mut net.events[0])
+            .into_iter()
+            .filter_map(|event| match event {
+                Event::NeedLink { extend, .. } => Some(extend),
+                _ => None,
+            })
+            .collect();
+        let [first, second] = asked[..] else {
+            panic!("{asked:?}")
+        };
+        if first_is_made {
+            let link = net.connect(0, 1);
+            net.nodes[0].extend_via(net.now, first, link);
+        } else {
+            net.nodes[0].extend_failed(net.now, first, DestroyReason::ConnectFailed);
+        }
+        net.run();
+        assert_eq!(net.nodes[1].counters().circuits_opened, 0, "nobody wants it any more");
+        let link = net.connect(0, 2);
+        net.nodes[0].extend_via(net.now, second, link);
+        net.run();
+        let got: Vec<u8> = net.messages(&mut circ).iter().map(|message| message.command).collect();
+        assert_eq!(got, [relay::TRUNCATED, relay::EXTENDED2], "made: {first_is_made}");
+        assert_eq!(net.nodes[2].counters().circuits_opened, 1);
+        let counters = net.nodes[0].counters();
+        assert_eq!((counters.protocol_errors, counters.extends_failed), (0, 0));
+    }
+}

@@ -82,6 +82,8 @@ pub(super) struct Net {
     awake: HashSet<LinkId>,
     /// The circuit that was made with each handshake.
     made: HashMap<u32, CircuitId>,
+    /// Who needs a link is among the events, and gets none.
+    pub(super) slow_dials: bool,
 }
 
 impl Net {
@@ -103,6 +105,7 @@ impl Net {
             handshakes: 0,
             awake: HashSet::new(),
             made: HashMap::new(),
+            slow_dials: false,
         }
     }
 
@@ -173,29 +176,38 @@ impl Net {
                     let holds = proof.holds();
                     self.nodes[node].introduced(self.now, proof.circuit, holds);
                 }
-                Event::NeedLink { circuit, to } => {
+                Event::NeedLink { extend, to, neighbour } if self.slow_dials => {
+                    self.events[node].push(Event::NeedLink { extend, neighbour, to });
+                }
+                Event::NeedLink { extend, to, .. } => {
                     let Some(other) = (0..self.nodes.len()).find(|other| peer(*other).rsa == to.rsa) else {
-                        self.nodes[node].extend_failed(self.now, circuit, DestroyReason::ConnectFailed);
+                        self.nodes[node].extend_failed(self.now, extend, DestroyReason::ConnectFailed);
                         continue;
                     };
-                    let info = |to: usize, initiated| LinkInfo {
-                        peer: Some(peer(to)),
-                        remote: address(to),
-                        initiated,
-                        canonical: true,
-                        canonical_to_peer: true,
-                        pads: true,
-                        known: true,
-                    };
-                    let ours = self.nodes[node].link_up(self.now, info(other, true));
-                    let theirs = self.nodes[other].link_up(self.now, info(node, false));
-                    self.links.push([(node, ours), (other, theirs)]);
-                    self.nodes[node].extend_via(self.now, circuit, ours);
+                    let link = self.connect(node, other);
+                    self.nodes[node].extend_via(self.now, extend, link);
                 }
                 other => self.events[node].push(other),
             }
         }
         any
+    }
+
+    /// A link between two relays; the first one's name for it.
+    pub(super) fn connect(&mut self, node: usize, other: usize) -> LinkId {
+        let info = |to: usize, initiated| LinkInfo {
+            peer: Some(peer(to)),
+            known: true,
+            remote: address(to),
+            initiated,
+            canonical: true,
+            canonical_to_peer: true,
+            pads: true,
+        };
+        let ours = self.nodes[node].link_up(self.now, info(other, true));
+        let theirs = self.nodes[other].link_up(self.now, info(node, false));
+        self.links.push([(node, ours), (other, theirs)]);
+        ours
     }
 
     /// Moves everything between relays until nothing moves; clients get nothing.
