@@ -1,5 +1,7 @@
 //! A whole relay from its configuration, as `obol relay` starts it.
 
+mod hibernation;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
