@@ -115,7 +115,7 @@ pub async fn run(config: Config) -> Result<RunningRelay, RunError> {
     };
     let account = {
         let (path, accounting) = (config.path(Path::new(accounting::FILE)), config.accounting.clone());
-        Account::open(path, &accounting, SystemTime::now())?
+        Account::open(path, &accounting, keys.ed25519(), SystemTime::now())?
     };
     let directory = Arc::new(Directory::start_with(
         authorities(&config),

@@ -8,7 +8,8 @@ use time::{Date, Duration, Month, OffsetDateTime, Time};
 
 use super::{ConfigError, Size, ValueError, invalid};
 
-/// A limit for each period, after which the relay sleeps until the next one begins.
+/// A limit for each period, after which the relay sleeps until the next one. In that it wakes at a moment of its own, so
+/// that not all relays with a limit are awake at the same time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub struct Accounting {
