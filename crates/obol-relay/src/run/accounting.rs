@@ -102,7 +102,7 @@ impl Record {
             .finalize();
         let number = hash.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
         // The same share of what there is: a higher limit never makes it later.
-        let share = u128::from(number) * u128::from(spare) >> 64;
+        let share = (u128::from(number) * u128::from(spare)) >> 64;
         self.since + u64::try_from(share).unwrap_or(spare)
     }
 }
