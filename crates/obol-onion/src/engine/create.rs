@@ -43,7 +43,7 @@ impl Engine {
             self.counters.creates_defended += 1;
             Some(DestroyReason::ResourceLimit)
         } else if this.circuits.len() >= self.config.circuits_per_link
-            || self.neighbours.circuits(this.neighbour) >= self.config.circuits_per_neighbour
+            || self.neighbours.share(this.neighbour).circuits >= self.config.circuits_per_neighbour
             || self.circuits.len() >= self.config.circuits
             || self.pending_handshakes >= self.config.pending_handshakes
         {

@@ -10,13 +10,13 @@
 //! | PADDING_NEGOTIATE | [`padding`](super::padding) |
 //! | PADDING, VPADDING, unknown ones | passed over |
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use smallvec::SmallVec;
 
 use super::Engine;
-use super::circuit::End;
+use super::backlog::Backlog;
 use super::event::{Event, LinkFault, Neighbour, NextHop, PaymentEvent, Peer};
 use super::hash::Seeded;
 use super::ids::{LinkId, Time};
@@ -24,13 +24,7 @@ use super::padding::Padding;
 use super::schedule::{Entry, Schedule};
 use super::seal::Raw;
 use super::wire::{CELL_LEN, DestroyReason, HEADER_LEN, LINK_MESSAGE_MAX, body, command};
-use crate::crypto::tor1::BODY_LEN;
 
-/// Control cells (CREATE, CREATED, link messages) that may wait for a link's writer, in bytes.
-const CONTROL_MAX: usize = 1 << 20;
-/// DESTROYs that may wait for it: more than there are circuits, since each of them costs a few bytes only, and a link is
-/// not to die of the strangers on it.
-const DESTROYS_MAX: usize = 1 << 18;
 /// After this long without writing, a PADDING cell goes out so that nothing on the way forgets the connection.
 const KEEPALIVE: u64 = 300_000_000;
 /// A link whose peer takes nothing for so long is dead (C Tor: ten times the above).
@@ -95,9 +89,7 @@ pub(crate) struct Link {
     pub(crate) neighbour: u32,
     pub(crate) since: Time,
     pub(crate) circuits: HashMap<u32, Place, Seeded>,
-    pub(crate) control: Vec<u8>,
-    /// Ids whose DESTROY is still to be written, and its reason.
-    buried: VecDeque<(u32, DestroyReason)>,
+    pub(crate) backlog: Backlog,
     pub(crate) schedule: Schedule,
     /// With a configured rate: cells chosen, for the writer to take.
     pub(crate) staged: Vec<u8>,
@@ -108,7 +100,7 @@ pub(crate) struct Link {
     /// Bytes of a passed-over cell still to come.
     skip: usize,
     pub(crate) writer_idle: bool,
-    closing: bool,
+    pub(crate) closing: bool,
     pub(crate) last_sent: Time,
     /// Since when it has had no circuit.
     idle_since: Time,
@@ -123,21 +115,6 @@ impl Link {
         self.idle_since = now;
     }
 
-    /// Puts DESTROYs that wait behind `out`, at most so many. Their ids may be used again.
-    pub(crate) fn unbury(&mut self, out: &mut Vec<u8>, most: usize) {
-        for (id, reason) in self.buried.drain(..most.min(self.buried.len())) {
-            if self.circuits.get(&id) == Some(&Place::Buried) {
-                self.circuits.remove(&id);
-            }
-            put_cell(out, id, command::DESTROY, &[reason as u8]);
-        }
-    }
-
-    /// Whether so many control cells wait that strangers must not add any.
-    pub(crate) fn is_slow(&self) -> bool {
-        self.control.len() > CONTROL_MAX / 2
-    }
-
     pub(crate) fn park(&mut self, entry: Entry, valid: impl Fn(&Entry) -> bool) {
         if self.parked.len() > 2 * self.circuits.len() + 64 {
             self.parked.retain(valid);
@@ -147,7 +124,7 @@ impl Link {
 
     /// Circuit ids in use, but for those buried.
     fn is_unused(&self) -> bool {
-        self.circuits.len() <= self.buried.len()
+        self.circuits.len() <= self.backlog.destroys()
     }
 
     /// Which of two links to one relay is better, as C Tor has it: canonical, canonical to the peer, older, more circuits.
@@ -182,76 +159,6 @@ impl Link {
     }
 }
 
-/// Neighbours, counted by their links.
-#[derive(Debug, Default)]
-pub(crate) struct Neighbours {
-    by_key: HashMap<Neighbour, (u32, usize)>,
-    /// Circuits of each.
-    circuits: Vec<usize>,
-    free: Vec<u32>,
-    next: u32,
-}
-
-impl Neighbours {
-    fn join(&mut self, key: Neighbour) -> u32 {
-        let (free, next) = (&mut self.free, &mut self.next);
-        let (index, links) = self.by_key.entry(key).or_insert_with(|| {
-            let index = free.pop().unwrap_or_else(|| {
-                *next += 1;
-                *next - 1
-            });
-            (index, 0)
-        });
-        *links += 1;
-        *index
-    }
-
-    /// Circuits of a neighbour now.
-    pub(crate) fn circuits(&self, neighbour: u32) -> usize {
-        self.circuits.get(neighbour as usize).copied().unwrap_or(0)
-    }
-
-    /// A neighbour has one circuit more.
-    pub(crate) fn opened(&mut self, neighbour: u32) {
-        let index = neighbour as usize;
-        if index >= self.circuits.len() {
-            self.circuits.resize(index + 1, 0);
-        }
-        self.circuits[index] += 1;
-    }
-
-    /// A neighbour has one circuit less.
-    pub(crate) fn closed(&mut self, neighbour: u32) {
-        if let Some(circuits) = self.circuits.get_mut(neighbour as usize) {
-            *circuits = circuits.saturating_sub(1);
-        }
-    }
-
-    /// Links of a neighbour now.
-    pub(crate) fn links(&self, key: &Neighbour) -> usize {
-        self.by_key.get(key).map_or(0, |(_, links)| *links)
-    }
-
-    fn leave(&mut self, key: Neighbour) {
-        if let Some((index, links)) = self.by_key.get_mut(&key) {
-            *links -= 1;
-            if *links == 0 {
-                self.free.push(*index);
-                self.by_key.remove(&key);
-            }
-        }
-    }
-}
-
-/// Adds a fixed-length cell to `out`.
-fn put_cell(out: &mut Vec<u8>, id: u32, command: u8, body: &[u8]) {
-    let end = out.len() + CELL_LEN;
-    out.extend_from_slice(&id.to_be_bytes());
-    out.push(command);
-    out.extend_from_slice(&body[..body.len().min(BODY_LEN)]);
-    out.resize(end, 0);
-}
-
 impl Engine {
     /// A link's handshake is done. Its cells go through [`receive`](Self::receive) and [`transmit`](Self::transmit) now.
     pub fn link_up(&mut self, now: Time, info: LinkInfo) -> LinkId {
@@ -263,8 +170,7 @@ impl Engine {
             neighbour,
             since: now,
             circuits: HashMap::with_hasher(self.hash),
-            control: Vec::new(),
-            buried: VecDeque::new(),
+            backlog: Backlog::default(),
             schedule: Schedule::new(self.hash),
             staged: Vec::new(),
             staged_raw: Vec::new(),
@@ -314,6 +220,7 @@ impl Engine {
                 self.by_rsa.remove(&peer.rsa);
             }
         }
+        self.drop_backlog(link.index);
         self.neighbours.leave(info.neighbour());
         self.links.remove(link);
         self.events.push_back(Event::Payment(PaymentEvent::LinkDown { link }));
@@ -330,12 +237,15 @@ impl Engine {
             let Some(known) = link.info.peer.as_ref().map(&is_known) else {
                 continue;
             };
-            let before = link.info.neighbour();
+            let (before, before_index) = (link.info.neighbour(), link.neighbour);
             if core::mem::replace(&mut link.info.known, known) == known {
                 continue;
             }
             let after = link.info.neighbour();
             link.neighbour = self.neighbours.join(after);
+            let backlog = link.backlog.size();
+            self.neighbours.backlog(before_index, backlog, 0);
+            self.neighbours.backlog(link.neighbour, 0, backlog);
             for place in link.circuits.values() {
                 if let Place::Prev(circuit) = place
                     && let Some(circuit) = self.circuits.at_mut(*circuit)
@@ -445,55 +355,7 @@ impl Engine {
         }
     }
 
-    /// Queues a DESTROY. Until it is written, its id is not used again.
-    pub(crate) fn send_destroy(&mut self, end: End, reason: DestroyReason) {
-        self.counters.destroys_sent += 1;
-        let Some(link) = self.links.at_mut(end.link).filter(|link| !link.closing) else {
-            return;
-        };
-        link.circuits.insert(end.id, Place::Buried);
-        link.buried.push_back((end.id, reason));
-        if link.buried.len() > DESTROYS_MAX
-            && let Some(name) = self.links.name(end.link)
-        {
-            return self.fault(name, LinkFault::Stalled);
-        }
-        self.wake_link(end.link);
-    }
-
-    /// Queues a fixed-length cell that goes before all RELAY cells.
-    pub(crate) fn send_control(&mut self, link: u32, id: u32, command: u8, body: &[u8]) {
-        let Some(this) = self.control_of(link) else { return };
-        put_cell(&mut this.control, id, command, body);
-        self.wake_link(link);
-    }
-
-    /// Queues a link message (command 200). Longer than 16 KiB: not sent.
-    pub fn send_link(&mut self, link: LinkId, body: &[u8]) {
-        let Ok(len) = u16::try_from(body.len()) else { return };
-        if self.links.get(link).is_none() || body.len() > LINK_MESSAGE_MAX {
-            return;
-        }
-        let Some(this) = self.control_of(link.index) else {
-            return;
-        };
-        this.control.extend_from_slice(&0u32.to_be_bytes());
-        this.control.push(command::LINK_MESSAGE);
-        this.control.extend_from_slice(&len.to_be_bytes());
-        this.control.extend_from_slice(body);
-        self.wake_link(link.index);
-    }
-
-    /// The link's control queue, if it takes more.
-    fn control_of(&mut self, link: u32) -> Option<&mut Link> {
-        let full = self.links.at(link).is_some_and(|link| link.control.len() > CONTROL_MAX);
-        if full && let Some(name) = self.links.name(link) {
-            self.fault(name, LinkFault::Stalled);
-        }
-        self.links.at_mut(link).filter(|link| !link.closing)
-    }
-
-    fn fault(&mut self, link: LinkId, why: LinkFault) {
+    pub(crate) fn fault(&mut self, link: LinkId, why: LinkFault) {
         if let Some(this) = self.links.get_mut(link)
             && !this.closing
         {

@@ -20,11 +20,13 @@
 //! | [`queue`], [`schedule`], [`rate`], [`memory`], [`cells`] | cells waiting: order, classes, rate, budget, slots |
 //! | [`seal`] | our layer on what leaves towards the client |
 //! | [`payments`] | credit and payment messages |
+//! | [`neighbours`], [`backlog`] | who takes how much; what waits on links besides RELAY cells |
 //! | [`defence`], [`idle`] | those who ask for too much, and those who keep what they do not use |
 //!
 //! A fault of a circuit ends that circuit, a fault of a link that link ([`LinkFault`]), and nothing else.
 
 mod arrivals;
+mod backlog;
 mod cells;
 mod circuit;
 mod config;
@@ -40,6 +42,7 @@ mod ids;
 mod intro;
 mod link;
 mod memory;
+mod neighbours;
 mod padding;
 mod payments;
 mod queue;
@@ -84,8 +87,9 @@ use circuit::Circuit;
 use defence::Clients;
 use hash::Seeded;
 use ids::Table;
-use link::{Link, Neighbours};
+use link::Link;
 use memory::Memory;
+use neighbours::Neighbours;
 use rate::Bucket;
 use rendezvous::COOKIE_LEN;
 use rng::Rng;

@@ -355,13 +355,12 @@ impl Engine {
     /// What [`transmit`](Self::transmit) takes, without our layer on it: `raw` is where that is to be put on.
     fn gather(&mut self, now: Time, link: LinkId, out: &mut Vec<u8>, max: usize, raw: &mut Vec<Raw>) -> Transmit {
         self.now = self.now.max(now);
-        let Some(this) = self.links.get_mut(link) else {
+        if self.links.get(link).is_none() {
             return Transmit::Idle;
-        };
+        }
         let before = out.len();
-        out.append(&mut this.control);
         // However many circuits end at once, cells go on.
-        this.unbury(out, (max / CELL_LEN / DESTROYS_SHARE).max(1));
+        self.take_backlog(link.index, out, (max / CELL_LEN / DESTROYS_SHARE).max(1));
         // Tokens may have come since the last time: spend them before looking, or what they bring is overlooked.
         self.unpark(link.index);
         self.pace(now);

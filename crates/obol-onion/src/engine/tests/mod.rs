@@ -1,5 +1,6 @@
 //! Networks of engines in memory, under a clock that jumps.
 
+mod backlog;
 mod circuits;
 mod classes;
 mod control;
