@@ -4,7 +4,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -200,6 +200,22 @@ impl RelayNode {
             Body::Here(_) => Some(std::process::id()),
             Body::Process(child) => child.id(),
         }
+    }
+
+    /// Waits until its process has ended for a reason of its own, and says how; at once and with nothing for a relay in this
+    /// process.
+    ///
+    /// # Errors
+    /// If the system does not say.
+    pub async fn ended(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        let Body::Process(child) = &mut self.body else {
+            return Ok(None);
+        };
+        // Waiting closes its standard input, which is a reason.
+        let leash = child.stdin.take();
+        let status = child.wait().await;
+        drop(leash);
+        status.map(Some)
     }
 
     async fn stop(&mut self) {

@@ -7,6 +7,9 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+#[cfg(target_os = "linux")]
+use obol_testnet::hostile::Witness;
+
 fn obol(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_obol"))
         .args(arguments)
@@ -219,8 +222,12 @@ impl Relay {
     }
 
     fn start_with(prepare: impl FnOnce(&mut Command)) -> Relay {
+        Relay::start_from(&Relay::text(""), prepare)
+    }
+
+    fn start_from(text: &str, prepare: impl FnOnce(&mut Command)) -> Relay {
         let place = tempfile::tempdir().unwrap();
-        std::fs::write(place.path().join("node.toml"), Relay::text("")).unwrap();
+        std::fs::write(place.path().join("node.toml"), text).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_obol"));
         command
             .args(["relay", "--config"])
@@ -276,6 +283,31 @@ fn a_relay_that_is_asked_to_end_does_so_and_clears_up() {
         assert_eq!(relay.child.0.wait().unwrap().code(), Some(0), "{}", relay.log());
         assert!(!relay.place.path().join("data/running.json").exists());
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_relay_that_waits_for_a_circuit_ends_at_once_when_it_is_asked_again() {
+    // It has something to serve to whoever has a circuit, though nobody takes its descriptor.
+    let text = Relay::text("").replace("publish = false", "publish = true");
+    let mut relay = Relay::start_from(&text, |_| {});
+    let running = std::fs::read(relay.place.path().join("data/running.json")).unwrap();
+    let running: serde_json::Value = serde_json::from_slice(&running).unwrap();
+    let address = running["or"].as_str().unwrap().parse().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut witness = None;
+    wait_until("a circuit", || {
+        witness = runtime.block_on(Witness::new(address)).ok();
+        witness.is_some()
+    });
+    relay.signal("TERM");
+    wait_until("the end's beginning", || relay.log().contains("asked to end"));
+    // Ten minutes are what it was told to wait; the circuit goes on meanwhile.
+    runtime.block_on(witness.as_mut().unwrap().testify()).unwrap();
+    assert!(relay.child.0.try_wait().unwrap().is_none());
+    relay.signal("TERM");
+    assert_eq!(relay.child.0.wait().unwrap().code(), Some(3), "{}", relay.log());
+    assert!(!relay.place.path().join("data/running.json").exists());
 }
 
 #[cfg(unix)]
