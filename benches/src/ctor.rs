@@ -3,20 +3,20 @@
 //! C Tor leaves Nagle's algorithm on, which on one machine costs it 40 ms a round trip; a preloaded library that
 //! turns it off is compiled here, so that what is compared is the relays.
 
-use std::io::{self, Write as _};
-use std::net::SocketAddr;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
+use obol_testnet::ctor::{self, Torrc};
 
 use crate::chain::{Chain, Member, wait_for_exit};
 use crate::driver::{DriverError, Target};
 
-/// How long `tor` may take to start: it makes RSA keys.
+/// How long the relays may take until they carry a circuit.
 const START: Duration = Duration::from_secs(60);
+/// A C compiler, and where it is found.
+const COMPILER: (&str, &str) = ("cc", "a C compiler (for instance the package gcc)");
 
 /// The preloaded library: TCP_NODELAY on every socket that is connected or accepted.
 const SHIM: &str = r#"#define _GNU_SOURCE
@@ -79,12 +79,12 @@ pub enum CTorError {
         /// Why.
         error: io::Error,
     },
-    /// It ended, or took too long.
-    #[error("`tor` did not start; its log is {}", log.display())]
-    Start {
-        /// Its log.
-        log: PathBuf,
-    },
+    /// `tor` is missing, or does not run.
+    #[error(transparent)]
+    Tor(#[from] ctor::CTorError),
+    /// There are not three of them.
+    #[error("the relays are no chain")]
+    NoChain,
     /// It carries nothing.
     #[error("C Tor's relays carry no circuit")]
     NoCircuit {
@@ -92,18 +92,15 @@ pub enum CTorError {
         #[source]
         error: Box<DriverError>,
     },
-    /// A file of its own is not what it should be.
-    #[error("{} is not as C Tor writes it", path.display())]
-    Foreign {
-        /// Which.
-        path: PathBuf,
-    },
 }
 
 impl CTorError {
     /// Whether something has to be installed: C Tor is then left out, and everything else measured.
     pub fn is_missing(&self) -> bool {
-        matches!(self, CTorError::Missing { .. })
+        matches!(
+            self,
+            CTorError::Missing { .. } | CTorError::Tor(ctor::CTorError::Missing(_))
+        )
     }
 }
 
@@ -126,17 +123,6 @@ impl Scheduler {
     }
 }
 
-/// A running `tor`. It ends with this value.
-#[derive(Debug)]
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Three running C Tor relays. They end with this value.
 #[derive(Debug)]
 pub struct CTor {
@@ -144,7 +130,8 @@ pub struct CTor {
     pub chain: Chain,
     /// What `tor --version` says.
     pub version: String,
-    _processes: Vec<Process>,
+    /// Held, so that they run.
+    _relays: Vec<ctor::CTor>,
 }
 
 fn file(path: &Path) -> impl FnOnce(io::Error) -> CTorError {
@@ -152,36 +139,20 @@ fn file(path: &Path) -> impl FnOnce(io::Error) -> CTorError {
     |error| CTorError::File { path, error }
 }
 
-/// The first line that a program says about itself, or that it is missing.
-fn version_of(program: &'static str, package: &'static str) -> Result<String, CTorError> {
-    let output = Command::new(program)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .map_err(|_| CTorError::Missing { program, package })?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(text.lines().next().unwrap_or_default().trim_end_matches('.').to_owned())
-}
-
 /// Builds the shim in `directory`.
 fn build_shim(directory: &Path) -> Result<PathBuf, CTorError> {
     let source = directory.join("nodelay.c");
     let library = directory.join("nodelay.so");
-    std::fs::File::create(&source)
-        .and_then(|mut to| to.write_all(SHIM.as_bytes()))
-        .map_err(file(&source))?;
-    let built = Command::new("cc")
+    std::fs::write(&source, SHIM).map_err(file(&source))?;
+    let (program, package) = COMPILER;
+    let built = Command::new(program)
         .args(["-O2", "-shared", "-fPIC", "-o"])
         .arg(&library)
         .arg(&source)
         .arg("-ldl")
         .stdin(Stdio::null())
         .output()
-        .map_err(|_| CTorError::Missing {
-            program: "cc",
-            package: "a C compiler (for instance the package gcc)",
-        })?;
+        .map_err(|_| CTorError::Missing { program, package })?;
     if !built.status.success() {
         return Err(CTorError::Shim(String::from_utf8_lossy(&built.stderr).into_owned()));
     }
@@ -194,128 +165,90 @@ impl CTor {
     /// # Errors
     /// See [`CTorError`].
     pub fn start(directory: &Path, scheduler: Scheduler) -> Result<CTor, CTorError> {
-        let version = version_of("tor", "the package tor")?;
-        version_of("cc", "a C compiler (for instance the package gcc)")?;
+        let version = ctor::version()?;
         std::fs::create_dir_all(directory).map_err(file(directory))?;
         let shim = build_shim(directory)?;
-        let mut started = Vec::new();
+        let mut relays = Vec::new();
         for (name, exit) in [("guard", false), ("middle", false), ("exit", true)] {
-            started.push(start_one(&directory.join(name), name, exit, scheduler, &shim)?);
+            let torrc = torrc(name, exit, scheduler);
+            let preload = |command: &mut Command| {
+                command.env("LD_PRELOAD", &shim);
+            };
+            relays.push(ctor::CTor::start_with(&directory.join(name), &torrc, preload)?);
         }
-        let mut members = Vec::new();
-        let mut processes = Vec::new();
-        for (mut process, directory) in started {
-            members.push(Member {
-                pid: process.0.id(),
-                target: wait_for(&mut process.0, &directory)?,
-            });
-            processes.push(process);
-        }
-        let chain = Chain::new(members).ok_or_else(|| CTorError::Start {
-            log: directory.to_owned(),
-        })?;
+        let members: Result<Vec<Member>, CTorError> = relays.iter_mut().map(member).collect();
+        let chain = Chain::new(members?).ok_or(CTorError::NoChain)?;
         wait_for_exit(&chain, START).map_err(|error| CTorError::NoCircuit { error: Box::new(error) })?;
         Ok(CTor {
             chain,
             version,
-            _processes: processes,
+            _relays: relays,
         })
     }
 }
 
-fn start_one(
-    directory: &Path,
-    name: &str,
-    exit: bool,
-    scheduler: Scheduler,
-    shim: &Path,
-) -> Result<(Process, PathBuf), CTorError> {
-    let data = directory.join("data");
-    std::fs::create_dir_all(directory).map_err(file(directory))?;
-    let policy = match exit {
-        true => "ExitRelay 1\nExitPolicyRejectPrivate 0\nExitPolicy accept *:*",
-        false => "ExitRelay 0\nExitPolicy reject *:*",
-    };
-    // An authority that does not answer: relays carry circuits without a consensus.
-    let torrc = format!(
-        "DataDirectory {data}\nNickname {name}\nLog notice file {log}\nTestingTorNetwork 1\nAssumeReachable 1\n\
-         PublishServerDescriptor 0\nContactInfo none\nORPort 127.0.0.1:auto\nAddress 127.0.0.1\nSocksPort 0\nControlPort 0\n\
-         ExtendAllowPrivateAddresses 1\nRefuseUnknownExits 0\nSchedulers {scheduler}\nShutdownWaitLength 0\n\
-         MaxMemInQueues 4 GB\nDirAuthority none orport=1 no-v2 v3ident={ident} 127.0.0.1:1 {ident}\n{policy}\n",
-        data = data.display(),
-        log = directory.join("log").display(),
-        scheduler = scheduler.name(),
-        ident = "0".repeat(39) + "1",
-    );
-    let path = directory.join("torrc");
-    std::fs::write(&path, torrc).map_err(file(&path))?;
-    let process = Command::new("tor")
-        .arg("-f")
-        .arg(&path)
-        .args(["--defaults-torrc", "/dev/null"])
-        .env("LD_PRELOAD", shim)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|_| CTorError::Missing {
-            program: "tor",
-            package: "the package tor",
-        })?;
-    Ok((Process(process), directory.to_owned()))
+/// A relay that carries circuits without a consensus: its authority does not answer.
+fn torrc(name: &str, exit: bool, scheduler: Scheduler) -> Torrc {
+    let torrc = Torrc::new()
+        .no_authority()
+        .relay(name, "auto")
+        .set("PublishServerDescriptor", 0)
+        .set("RefuseUnknownExits", 0)
+        .set("Schedulers", scheduler.name())
+        .set("MaxMemInQueues", "4 GB");
+    match exit {
+        true => torrc.exits(),
+        false => torrc.exits_nowhere(),
+    }
 }
 
 /// Waits until it listens, and reads who it is.
-fn wait_for(process: &mut Child, directory: &Path) -> Result<Target, CTorError> {
-    let log = directory.join("log");
-    let began = Instant::now();
-    let address: SocketAddr = loop {
-        let text = std::fs::read_to_string(&log).unwrap_or_default();
-        let listening = text
-            .lines()
-            .find_map(|line| line.split_once("Opened OR listener connection (ready) on "));
-        // The last thing that its start logs, after the files with its keys.
-        let started = text.contains("Bootstrapped 0%");
-        if let Some(address) = listening.and_then(|(_, address)| address.trim().parse().ok())
-            && started
-        {
-            break address;
-        }
-        if !matches!(process.try_wait(), Ok(None)) || began.elapsed() > START {
-            return Err(CTorError::Start { log });
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
-    let data = directory.join("data");
-    let rsa = second_word(&data.join("fingerprint"), |word| hex::decode(word).ok())?;
-    let ed25519 = second_word(&data.join("fingerprint-ed25519"), |word| {
-        STANDARD_NO_PAD.decode(word).ok()
-    })?;
-    Ok(Target {
+fn member(relay: &mut ctor::CTor) -> Result<Member, CTorError> {
+    let address = relay.or_address_blocking()?;
+    let (rsa, ed25519) = relay.identity()?;
+    let target = Target {
         address,
         rsa,
         ed25519,
-        ntor: onion_key(&data.join("keys/secret_onion_key_ntor"))?,
+        ntor: relay.onion_key()?,
+    };
+    Ok(Member {
+        pid: relay.pid(),
+        target,
     })
 }
 
-/// The second word of a file, decoded.
-fn second_word<const N: usize>(path: &Path, decode: impl Fn(&str) -> Option<Vec<u8>>) -> Result<[u8; N], CTorError> {
-    let text = std::fs::read_to_string(path).map_err(file(path))?;
-    text.split_whitespace()
-        .nth(1)
-        .and_then(decode)
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or_else(|| CTorError::Foreign { path: path.to_owned() })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Its public onion key: behind a tag of 32 bytes and the secret one.
-fn onion_key(path: &Path) -> Result<[u8; 32], CTorError> {
-    let bytes = std::fs::read(path).map_err(file(path))?;
-    bytes
-        .get(64..)
-        .and_then(|rest| rest.first_chunk())
-        .copied()
-        .filter(|_| bytes.starts_with(b"== c25519v1: onion =="))
-        .ok_or_else(|| CTorError::Foreign { path: path.to_owned() })
+    #[test]
+    fn three_c_tor_relays_carry_a_circuit_with_the_scheduler_that_was_asked_for() {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        for (scheduler, said) in [
+            (Scheduler::Vanilla, "Schedulers=Vanilla"),
+            (Scheduler::Kist, "Schedulers=KIST"),
+        ] {
+            let directory = tempfile::tempdir().expect("a directory");
+            // It returns once a circuit through all three was used.
+            let tor = match CTor::start(directory.path(), scheduler) {
+                Err(error) if error.is_missing() => {
+                    assert!(std::env::var("CI").as_deref() != Ok("true"), "{error}");
+                    eprintln!("skipped: {error}");
+                    return;
+                }
+                started => started.expect("they start"),
+            };
+            for relay in &tor._relays {
+                let told = runtime.block_on(async {
+                    let mut control = relay.control().await.expect("its control port is open");
+                    control.tell("GETCONF Schedulers").await
+                });
+                assert_eq!(told.expect("it answers"), [said]);
+                // Without the preloaded library it would be another relay that is measured.
+                let maps = std::fs::read_to_string(format!("/proc/{}/maps", relay.pid()));
+                assert!(maps.is_ok_and(|maps| maps.contains("nodelay.so")));
+            }
+        }
+    }
 }
