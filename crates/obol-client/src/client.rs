@@ -480,4 +480,15 @@ mod tests {
         assert_eq!(of("http://:80"), None);
         assert_eq!(of("nonsense"), None);
     }
+
+    #[tokio::test]
+    async fn a_taken_port_is_an_error_that_says_so() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let mut config = ClientConfig::new(state.path());
+        config.socks.listen = taken.local_addr().unwrap();
+        let error = Client::start(config).await.unwrap_err();
+        assert!(matches!(error, StartError::PortTaken { .. }));
+        assert!(error.to_string().contains("is taken"), "{error}");
+    }
 }
