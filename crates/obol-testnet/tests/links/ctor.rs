@@ -7,129 +7,62 @@ use obol_onion::crypto::tor1::ClientLayers;
 use obol_onion::handshake::{fast, ntor, ntor_v3};
 use obol_onion::link::{Expected, PeerIdentity, Role, Version};
 use obol_relay::handshake::{self, Established};
+use obol_testnet::ctor::{CTor, Torrc, available};
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-/// Whether C Tor is there. Says so if not; fails in continuous integration, where nobody reads it.
-fn c_tor_is_installed() -> bool {
-    let found = Command::new("tor")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    if found.is_ok_and(|status| status.success()) {
-        return true;
-    }
-    let message = "`tor` (C Tor, Debian package `tor`) is not installed: links with it are not tested";
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "{message}");
-    eprintln!("skipped: {message}");
-    false
+/// Far more than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A running C Tor with its files.
+struct Peer {
+    tor: CTor,
+    _files: tempfile::TempDir,
 }
 
-/// A running C Tor; ends with its value.
-struct CTor {
-    process: Child,
-    directory: tempfile::TempDir,
-}
-
-impl Drop for CTor {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-impl CTor {
-    /// Starts one whose only directory authority is the relay with keys 0, at `authority`.
-    fn start(authority: SocketAddr, options: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let data = directory.path().join("data");
-        let torrc = format!(
-            "DataDirectory {data}\nLog info file {log}\nLog warn stdout\nSafeLogging 0\nTestingTorNetwork 1\nAssumeReachable 1\n\
-             ContactInfo none\nDirAuthority test orport={port} no-v2 v3ident={ident} 127.0.0.1:1 {fingerprint}\n{options}\n",
-            data = data.display(),
-            log = directory.path().join("log").display(),
-            port = authority.port(),
-            ident = "0".repeat(39) + "1",
-            fingerprint = hex::encode_upper(keys(0).fingerprint()),
-        );
-        let path = directory.path().join("torrc");
-        std::fs::write(&path, torrc).unwrap();
-        let process = Command::new("tor")
-            .arg("-f")
-            .arg(&path)
-            .args(["--defaults-torrc", "/dev/null"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self { process, directory }
+impl Peer {
+    fn start(torrc: &Torrc) -> Peer {
+        let files = tempfile::tempdir().unwrap();
+        let tor = CTor::start(files.path(), torrc).unwrap();
+        Peer { tor, _files: files }
     }
 
-    fn relay(authority: SocketAddr) -> Self {
-        Self::start(
-            authority,
-            "ORPort 127.0.0.1:auto\nAddress 127.0.0.1\nSocksPort 0\nExitRelay 0\nExtendAllowPrivateAddresses 1",
+    /// A relay that knows no authority.
+    fn relay() -> Peer {
+        Peer::start(
+            &Torrc::new()
+                .no_authority()
+                .relay("peer", "auto")
+                .exits_nowhere()
+                .log("info"),
         )
     }
 
-    fn client(authority: SocketAddr) -> Self {
-        Self::start(authority, "SocksPort auto\nClientRejectInternalAddresses 0")
-    }
-
-    fn data(&self) -> std::path::PathBuf {
-        self.directory.path().join("data")
-    }
-
-    /// Waits until its log has a line with all of these in it, and returns that line.
-    async fn logged(&mut self, parts: &[&str]) -> String {
-        let start = Instant::now();
-        loop {
-            let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
-            if let Some(line) = log.lines().find(|line| parts.iter().all(|part| line.contains(part))) {
-                return line.to_owned();
-            }
-            let ended = self.process.try_wait().unwrap();
-            assert!(
-                ended.is_none() && start.elapsed() < Duration::from_secs(120),
-                "never logged {parts:?}:\n{log}"
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    /// A client whose only directory authority is the relay with keys 0, at `authority`.
+    fn client(authority: SocketAddr) -> Peer {
+        let line = format!(
+            "DirAuthority test orport={port} no-v2 v3ident={nobody} 127.0.0.1:1 {fingerprint}",
+            port = authority.port(),
+            nobody = "0".repeat(39) + "1",
+            fingerprint = hex::encode_upper(keys(0).fingerprint()),
+        );
+        Peer::start(&Torrc::new().lines(&line).client("auto"))
     }
 
     /// Its address, once it listens and has written down who it is.
     async fn address(&mut self) -> SocketAddr {
-        let line = self.logged(&["Opened OR listener connection (ready) on "]).await;
-        // The last file that its start writes.
-        self.logged(&["Bootstrapped 0%"]).await;
-        line.rsplit(' ').next().unwrap().parse().unwrap()
+        self.tor.or_address().await.unwrap()
     }
 
     fn identity(&self) -> PeerIdentity {
-        let second = |path: &Path| {
-            let text = std::fs::read_to_string(path).unwrap();
-            text.split_whitespace().nth(1).unwrap().to_owned()
-        };
-        let rsa = hex::decode(second(&self.data().join("fingerprint"))).unwrap();
-        let ed25519 = STANDARD_NO_PAD
-            .decode(second(&self.data().join("fingerprint-ed25519")))
-            .unwrap();
-        PeerIdentity {
-            rsa: rsa.try_into().unwrap(),
-            ed25519: ed25519.try_into().unwrap(),
-        }
+        let (rsa, ed25519) = self.tor.identity().unwrap();
+        PeerIdentity { rsa, ed25519 }
     }
 
-    /// Its public onion key: behind a tag of 32 bytes and the secret one.
     fn onion_key(&self) -> [u8; 32] {
-        let file = std::fs::read(self.data().join("keys/secret_onion_key_ntor")).unwrap();
-        assert!(file.starts_with(b"== c25519v1: onion =="));
-        *file[64..].first_chunk().unwrap()
+        self.tor.onion_key().unwrap()
     }
 }
 
@@ -195,7 +128,7 @@ fn reply_in(body: &[u8]) -> &[u8] {
 }
 
 /// Makes a circuit of each kind on a link to C Tor, and uses it.
-async fn use_link(link: Established, tor: &CTor) {
+async fn use_link(link: Established, tor: &Peer) {
     assert_eq!((link.role, link.version), (Role::Initiator, Version::V5));
     let mut cells = Cells::new(link);
     let identity = tor.identity();
@@ -227,10 +160,10 @@ async fn use_link(link: Established, tor: &CTor) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c_tor_authenticates_us_when_we_call() {
-    if !c_tor_is_installed() {
+    if !available() {
         return;
     }
-    let mut tor = CTor::relay("127.0.0.1:9".parse().unwrap());
+    let mut tor = Peer::relay();
     let address = tor.address().await;
     let identity = tor.identity();
     let link = handshake::connect(address, expected(identity), &keys(1), &local())
@@ -239,17 +172,19 @@ async fn c_tor_authenticates_us_when_we_call() {
     assert_eq!(link.peer, Some(identity));
     // It names us by the identity that we proved.
     let us = format!("ID={} ", base64_of(&keys(1).ed25519()));
-    tor.logged(&["Got good NETINFO cell on OR connection (open)", &us])
-        .await;
+    tor.tor
+        .says(&["Got good NETINFO cell on OR connection (open)", &us], PATIENCE)
+        .await
+        .unwrap();
     use_link(link, &tor).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn c_tor_serves_us_when_we_call_as_a_client() {
-    if !c_tor_is_installed() {
+    if !available() {
         return;
     }
-    let mut tor = CTor::relay("127.0.0.1:9".parse().unwrap());
+    let mut tor = Peer::relay();
     let address = tor.address().await;
     let identity = tor.identity();
     let link = handshake::connect_as_client(address, expected(identity), &local())
@@ -261,7 +196,7 @@ async fn c_tor_serves_us_when_we_call_as_a_client() {
 
 /// The next of something that is sure to come within two minutes.
 async fn next<T>(from: &mut UnboundedReceiver<T>) -> T {
-    let within = tokio::time::timeout(Duration::from_secs(120), from.recv());
+    let within = tokio::time::timeout(PATIENCE, from.recv());
     within.await.expect("it came in time").expect("there is one")
 }
 
@@ -292,11 +227,11 @@ async fn called() -> (
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_c_tor_client_takes_us_for_the_relay_that_we_are() {
-    if !c_tor_is_installed() {
+    if !available() {
         return;
     }
     let (address, mut callers, mut seen) = called().await;
-    let _tor = CTor::client(address);
+    let _tor = Peer::client(address);
     assert_eq!(next(&mut callers).await, None);
     assert_eq!(next(&mut seen).await, Saw::Fast);
     assert_eq!(next(&mut seen).await, Saw::BeginDir);
@@ -304,11 +239,11 @@ async fn a_c_tor_client_takes_us_for_the_relay_that_we_are() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_c_tor_relay_authenticates_to_us_when_it_extends_a_circuit_to_us() {
-    if !c_tor_is_installed() {
+    if !available() {
         return;
     }
     let (address, mut callers, mut seen) = called().await;
-    let mut tor = CTor::relay("127.0.0.1:9".parse().unwrap());
+    let mut tor = Peer::relay();
     let first_address = tor.address().await;
     let first = tor.identity();
     let link = handshake::connect_as_client(first_address, expected(first), &local())
