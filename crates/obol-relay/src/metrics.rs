@@ -95,6 +95,9 @@ table! {
         "Clients that were joined with a service; that may not wait for one, without a relay in between.";
     ExtendsFailed "obol_extends_failed_total" Counter [] "Next hops that could not be reached.";
     Streams "obol_streams_opened_total" Counter [] "Exit, directory and lookup streams begun.";
+    StreamsOpen "obol_streams" Gauge [] "Exit, directory and lookup streams now.";
+    StreamsRefused "obol_streams_refused_total" Counter []
+        "Streams refused because there were too many, of one circuit, of one neighbour or in all.";
     KilledForMemory "obol_circuits_killed_memory_total" Counter [CLASS]
         "Circuits killed because their class held too much memory.";
     KilledForQueue "obol_circuits_killed_queue_total" Counter [] "Circuits killed because too many of their cells waited.";
@@ -275,6 +278,8 @@ impl Metrics {
         self.set(Metric::Rendezvous, &["refused"], c.rendezvous_refused);
         self.set(Metric::ExtendsFailed, &[], c.extends_failed);
         self.set(Metric::Streams, &[], c.streams_opened);
+        self.set(Metric::StreamsOpen, &[], c.streams);
+        self.set(Metric::StreamsRefused, &[], c.streams_refused);
         self.set(Metric::KilledForQueue, &[], c.killed_queue);
         self.set(Metric::ProtocolErrors, &[], c.protocol_errors);
         self.set(Metric::MessagesDropped, &[], c.messages_dropped);

@@ -186,6 +186,11 @@ impl Circuit {
         }
     }
 
+    /// Streams that end here now.
+    pub(crate) fn streams(&self) -> usize {
+        self.edge.as_ref().map_or(0, |edge| edge.streams.len())
+    }
+
     /// Cells that it can carry until the last of them has consequences: a message, or another class. At least one.
     #[inline]
     pub(crate) fn until_charged(&self) -> u64 {
@@ -223,7 +228,7 @@ impl Engine {
         let Some(circuit) = self.circuits.remove(name) else {
             return;
         };
-        self.neighbours.closed(circuit.neighbour);
+        self.neighbours.closed(circuit.neighbour, circuit.streams());
         self.paid_circuits -= usize::from(circuit.class == Class::Paid);
         if circuit.layers.is_some() {
             self.events.push_back(Event::Payment(PaymentEvent::CircuitClosed {

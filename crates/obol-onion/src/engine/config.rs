@@ -26,7 +26,8 @@ pub struct EngineConfig {
     pub burst: u64,
     /// What the unpaid class gets of it.
     pub unpaid: UnpaidShare,
-    /// Bytes of memory for queued cells and for what streams have not yet passed on. A quarter is the unpaid class's own
+    /// Bytes of memory for queued cells and for what streams have not yet passed on. The buffers of streams and what else waits
+    /// on links may take about as much again: there is one stream for each 4 KiB. A quarter is the unpaid class's own
     /// budget, out of which its largest queue is killed first; the rest is that of the paid circuits.
     pub cell_memory: usize,
     /// Cells that one circuit may have waiting in one direction, unless the consensus says so (`circ_max_cell_queue_size`).
@@ -59,6 +60,23 @@ pub struct EngineConfig {
     pub links: LinkParameters,
     /// What it says of those who ask for too much.
     pub defences: DefenceParameters,
+}
+
+/// Bytes of memory for cells for each stream: the length of its buffer, which is no part of that memory.
+const STREAM: usize = 4096;
+/// Streams for which there is always room.
+const STREAMS_LEAST: usize = 256;
+
+impl EngineConfig {
+    /// Streams that all circuits together may have.
+    pub(crate) fn streams(&self) -> usize {
+        (self.cell_memory / STREAM).max(STREAMS_LEAST)
+    }
+
+    /// Streams of the circuits that come from one client's address, which has use for the directory only, or from one relay.
+    pub(crate) fn streams_per_neighbour(&self, is_relay: bool) -> usize {
+        self.streams() / if is_relay { 4 } else { 32 }
+    }
 }
 
 impl Default for EngineConfig {

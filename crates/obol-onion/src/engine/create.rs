@@ -71,7 +71,7 @@ impl Engine {
         let circuit = self
             .circuits
             .insert(Box::new(Circuit::new(end, neighbour, kind == HandshakeKind::Fast)));
-        self.neighbours.opened(neighbour);
+        self.neighbours.opened(neighbour, 0);
         if let Some(this) = self.links.at_mut(link) {
             this.circuits.insert(id, Place::Prev(circuit.index));
         }

@@ -250,9 +250,10 @@ impl Engine {
                 if let Place::Prev(circuit) = place
                     && let Some(circuit) = self.circuits.at_mut(*circuit)
                 {
-                    self.neighbours.closed(circuit.neighbour);
+                    let streams = circuit.streams();
+                    self.neighbours.closed(circuit.neighbour, streams);
                     circuit.neighbour = link.neighbour;
-                    self.neighbours.opened(circuit.neighbour);
+                    self.neighbours.opened(circuit.neighbour, streams);
                 }
             }
             self.neighbours.leave(before);

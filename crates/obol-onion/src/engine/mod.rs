@@ -136,7 +136,11 @@ pub struct Counters {
     pub extends_failed: u64,
     /// Streams begun.
     pub streams_opened: u64,
-    /// Streams refused because their circuit asks for too many.
+    /// Streams now.
+    pub streams: u64,
+    /// Streams refused because there were too many, of one circuit, of one neighbour or in all.
+    pub streams_refused: u64,
+    /// Streams refused because their circuit asks for too many in a short time.
     pub streams_defended: u64,
     /// Circuits now on which onion services hear of clients.
     pub services: u64,
@@ -303,6 +307,7 @@ impl Engine {
             slots: self.pool.used() as u64,
             handshakes_pending: self.pending_handshakes as u64,
             services: self.introductions.len() as u64,
+            streams: self.neighbours.all().streams as u64,
             ..self.counters
         }
     }

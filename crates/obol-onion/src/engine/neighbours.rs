@@ -9,6 +9,8 @@ use super::event::Neighbour;
 pub(crate) struct Share {
     /// Circuits that came from there.
     pub(crate) circuits: usize,
+    /// Streams of those.
+    pub(crate) streams: usize,
     /// Bytes that wait on its links, besides RELAY cells.
     pub(crate) backlog: usize,
 }
@@ -69,14 +71,21 @@ impl Neighbours {
         Some(index as u32)
     }
 
-    /// A neighbour has one circuit more.
-    pub(crate) fn opened(&mut self, neighbour: u32) {
+    /// A neighbour has one circuit more, with so many streams.
+    pub(crate) fn opened(&mut self, neighbour: u32, streams: usize) {
         self.change(neighbour, |share| &mut share.circuits, 0, 1);
+        self.streams(neighbour, 0, streams);
     }
 
-    /// A neighbour has one circuit less.
-    pub(crate) fn closed(&mut self, neighbour: u32) {
+    /// A neighbour has one circuit less, which had so many streams.
+    pub(crate) fn closed(&mut self, neighbour: u32, streams: usize) {
         self.change(neighbour, |share| &mut share.circuits, 1, 0);
+        self.streams(neighbour, streams, 0);
+    }
+
+    /// One of a neighbour's circuits had so many streams, and has so many now.
+    pub(crate) fn streams(&mut self, neighbour: u32, before: usize, now: usize) {
+        self.change(neighbour, |share| &mut share.streams, before, now);
     }
 
     /// So many bytes waited on one of a neighbour's links, and so many do now.

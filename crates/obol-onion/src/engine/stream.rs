@@ -236,9 +236,12 @@ impl Engine {
     /// A new stream for a message that opens one. `None`: the number is in use (the message is dropped), or there are too
     /// many, or the circuit is one for an onion service (the stream is ended).
     fn open_stream(&mut self, index: u32, number: u16, elsewhere: EndReason) -> Option<StreamId> {
-        let most = self.config.streams_per_circuit;
-        let next = &self.circuits.at(index)?.next;
-        if !matches!(next, Next::Nowhere | Next::Waiting(_) | Next::Asked(_) | Next::Open(_)) {
+        let circuit = self.circuits.at(index)?;
+        let (neighbour, streams) = (circuit.neighbour, circuit.streams());
+        if !matches!(
+            circuit.next,
+            Next::Nowhere | Next::Waiting(_) | Next::Asked(_) | Next::Open(_)
+        ) {
             self.originate(index, relay::END, number, &[elsewhere as u8]);
             return None;
         }
@@ -248,13 +251,34 @@ impl Engine {
             self.counters.messages_dropped += 1;
             return None;
         }
-        if edge.streams.len() >= most {
-            self.originate(index, relay::END, number, &[EndReason::Misc as u8]);
+        if !self.has_room_for_stream(index) {
+            self.counters.streams_refused += 1;
+            self.originate(index, relay::END, number, &[EndReason::ResourceLimit as u8]);
             return None;
         }
-        let id = edge.open(name, number);
+        let id = self.edge(index)?.open(name, number);
+        self.neighbours.streams(neighbour, streams, streams + 1);
         self.counters.streams_opened += 1;
         Some(id)
+    }
+
+    /// Whether there is room for one more stream on a circuit: of its own, of its neighbour's, and of all.
+    fn has_room_for_stream(&self, index: u32) -> bool {
+        let Some(circuit) = self.circuits.at(index) else {
+            return false;
+        };
+        let of = self.neighbours.share(circuit.neighbour).streams;
+        circuit.streams() < self.config.streams_per_circuit
+            && of < self.config.streams_per_neighbour(!self.is_from_client(index))
+            && self.neighbours.all().streams < self.config.streams()
+    }
+
+    /// A stream of a circuit is gone.
+    fn stream_gone(&mut self, index: u32) {
+        if let Some(circuit) = self.circuits.at(index) {
+            let streams = circuit.streams();
+            self.neighbours.streams(circuit.neighbour, streams + 1, streams);
+        }
     }
 
     /// Whether a circuit may begin one more stream to the world. If not: what to do about it.
@@ -530,6 +554,7 @@ impl Engine {
         let Some(gone) = edge.streams.remove(&stream.number) else {
             return;
         };
+        self.stream_gone(index);
         if let Some(circuit) = self.circuits.at_mut(index) {
             circuit.held = circuit.held.saturating_sub(gone.received_cells + gone.passing_cells);
         }
@@ -559,6 +584,7 @@ impl Engine {
             return;
         }
         edge.streams.remove(&stream.number);
+        self.stream_gone(stream.circuit.index);
         let mut body: Vec<u8> = Vec::with_capacity(64);
         for answer in answers {
             let (kind, value): (u8, Vec<u8>) = match answer {

@@ -11,6 +11,7 @@ mod intro;
 mod links;
 mod rendezvous;
 mod strangers;
+mod streams;
 mod uploads;
 
 use std::collections::{HashMap, HashSet};
