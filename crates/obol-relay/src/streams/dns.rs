@@ -304,9 +304,10 @@ mod tests {
     async fn an_address_is_looked_up_once() {
         let resolver = Resolver::new();
         let loopback = IpAddr::from([127, 0, 0, 1]);
-        // Every system's own table of hosts has it.
+        // Every system's own table of hosts has it, by one name or another.
         let found = resolver.name_of(loopback).await.unwrap();
-        assert!(found.starts_with("localhost"), "{found}");
+        let back = resolver.resolve(&found).await.unwrap();
+        assert!(back.addresses.iter().any(IpAddr::is_loopback), "{found}");
         assert!(Arc::ptr_eq(&found, &resolver.name_of(loopback).await.unwrap()));
     }
 

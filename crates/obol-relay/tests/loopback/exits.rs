@@ -47,8 +47,10 @@ async fn names_are_resolved_and_connected_to() {
         let found = tunnel.resolve("localhost").await.unwrap();
         assert!(found.iter().all(|address| address.is_loopback()) && !found.is_empty());
         assert!(tunnel.resolve("nosuchname.invalid").await.is_err());
+        // What the machine calls itself is its own matter: the name has to lead back.
         let names = tunnel.resolve_ptr([127, 0, 0, 1].into()).await.unwrap();
-        assert!(names.iter().any(|name| name.starts_with("localhost")), "{names:?}");
+        let back = tunnel.resolve(&names[0]).await.unwrap();
+        assert!(back.contains(&[127, 0, 0, 1].into()), "{names:?}: {back:?}");
         let from = source(1000).await;
         let mut stream = tunnel.begin_stream("localhost", from.port(), None).await.unwrap();
         let mut got = Vec::new();
