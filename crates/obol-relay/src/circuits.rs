@@ -1,5 +1,7 @@
 //! The public-key work of circuits: the engine's handshake jobs and the signatures of onion services.
 
+use std::time::Instant;
+
 use obol_onion::engine::{CircuitId, Engine, HandshakeAnswer, HandshakeJob, HandshakeKind, IntroductionProof, Time};
 use obol_onion::handshake::{RelayOnionKeys, fast, ntor, ntor_v3};
 use rand::Rng as _;
@@ -15,15 +17,29 @@ pub(crate) enum Job {
 /// What came of it.
 #[derive(Debug)]
 pub(crate) enum Done {
-    Handshake(CircuitId, Option<HandshakeAnswer>),
+    /// With the microseconds that it took.
+    Handshake(CircuitId, Option<HandshakeAnswer>, u64),
     Introduction(CircuitId, bool),
 }
 
 impl Job {
+    /// Its turn has come: whether it has to be done at all.
+    pub(crate) fn take_up(&self, engine: &mut Engine, now: Time) -> bool {
+        match self {
+            Job::Handshake(job) => engine.take_up(now, job),
+            Job::Introduction(_) => true,
+        }
+    }
+
     /// Does it. Takes some hundred microseconds.
     pub(crate) fn done(&self, keys: &RelayOnionKeys) -> Done {
         match self {
-            Job::Handshake(job) => Done::Handshake(job.circuit, answer(keys, job)),
+            Job::Handshake(job) => {
+                let start = Instant::now();
+                let answer = answer(keys, job);
+                let took = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+                Done::Handshake(job.circuit, answer, took)
+            }
             Job::Introduction(proof) => Done::Introduction(proof.circuit, proof.holds()),
         }
     }
@@ -33,7 +49,10 @@ impl Done {
     /// Lets the engine know.
     pub(crate) fn tell(self, engine: &mut Engine, now: Time) {
         match self {
-            Done::Handshake(circuit, answer) => engine.created(now, circuit, answer),
+            Done::Handshake(circuit, answer, took) => {
+                engine.handshake_took(took);
+                engine.created(now, circuit, answer);
+            }
             Done::Introduction(circuit, holds) => engine.introduced(now, circuit, holds),
         }
     }

@@ -82,6 +82,8 @@ table! {
     StreamsPaused "obol_streams_paused_total" Counter [("by", &["relay", "client"])]
         "Streams that were paused (XOFF): by us, because the target did not take data; by clients.";
     HandshakesFailed "obol_handshakes_failed_total" Counter [] "Circuit handshakes that failed.";
+    HandshakesLate "obol_handshakes_late_total" Counter []
+        "Circuit handshakes that were not computed because they had waited for too long.";
     HandshakesPending "obol_handshakes_pending" Gauge [] "Circuit handshakes that wait for their result now.";
     CreatesRefused "obol_creates_refused_total" Counter [] "Circuits refused for lack of room.";
     Defended "obol_defended_total" Counter [("against", &["circuits", "streams"])]
@@ -266,6 +268,7 @@ impl Metrics {
         self.set(Metric::StreamsPaused, &["relay"], c.xoffs_sent);
         self.set(Metric::StreamsPaused, &["client"], c.xoffs_received);
         self.set(Metric::HandshakesFailed, &[], c.handshakes_failed);
+        self.set(Metric::HandshakesLate, &[], c.handshakes_late);
         self.set(Metric::HandshakesPending, &[], c.handshakes_pending);
         self.set(Metric::CreatesRefused, &[], c.creates_refused);
         self.set(Metric::Defended, &["circuits"], c.creates_defended);

@@ -415,6 +415,7 @@ impl Relay {
         let mut exit = parts.exit;
         exit.own.extend(advertised.iter().map(SocketAddr::ip));
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        config.handshake_workers = cores;
         let (workers, jobs): (Vec<_>, Vec<_>) = (0..cores).map(|_| mpsc::unbounded_channel()).unzip();
         let payments_waiting = parts
             .payments
@@ -657,7 +658,8 @@ async fn listen(shared: Arc<Shared>, listener: TcpListener) {
 async fn key_worker(shared: Arc<Shared>, mut jobs: mpsc::UnboundedReceiver<Job>) {
     let mut batch = Vec::new();
     while jobs.recv_many(&mut batch, 16).await > 0 {
-        let work = std::mem::take(&mut batch);
+        let mut work = std::mem::take(&mut batch);
+        shared.with(|engine, now| work.retain(|job| job.take_up(engine, now)));
         let keys = shared.keys.onion_keys();
         let done = tokio::task::spawn_blocking(move || work.iter().map(|job| job.done(&keys)).collect::<Vec<_>>());
         // Fails only when the runtime is going away.

@@ -46,6 +46,8 @@ pub struct EngineConfig {
     /// Circuit handshakes that may wait for their result at once; further CREATEs are refused. As many signatures of onion
     /// services.
     pub pending_handshakes: usize,
+    /// Threads that compute them.
+    pub handshake_workers: usize,
     /// Whether EXTEND2 may name private addresses (test networks only).
     pub allow_private_addresses: bool,
     /// Where this relay itself is reached. Under another's name, such an address would cost both sides of a link handshake.
@@ -93,6 +95,7 @@ impl Default for EngineConfig {
             idle_looks: Some(2),
             streams_per_circuit: 1024,
             pending_handshakes: 4096,
+            handshake_workers: 1,
             allow_private_addresses: false,
             own_addresses: Vec::new(),
             circuit_window: 1000,

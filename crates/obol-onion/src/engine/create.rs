@@ -45,7 +45,8 @@ impl Engine {
         } else if this.circuits.len() >= self.config.circuits_per_link
             || self.neighbours.share(this.neighbour).circuits >= self.config.circuits_per_neighbour
             || self.circuits.len() >= self.config.circuits
-            || self.pending_handshakes >= self.config.pending_handshakes
+            || self.handshakes.pending >= self.config.pending_handshakes
+            || self.handshakes.delay(self.config.handshake_workers) > self.config.defences.handshakes.delay
         {
             self.counters.creates_refused += 1;
             Some(DestroyReason::ResourceLimit)
@@ -75,20 +76,21 @@ impl Engine {
         if let Some(this) = self.links.at_mut(link) {
             this.circuits.insert(id, Place::Prev(circuit.index));
         }
-        self.pending_handshakes += 1;
+        self.handshakes.pending += 1;
         self.events.push_back(Event::Handshake(HandshakeJob {
             circuit,
+            since: self.now,
             kind,
             onionskin,
             congestion_control: self.config.congestion.offer(),
         }));
     }
 
-    /// The result of an [`Event::Handshake`], once for each; `None`: it failed, and the circuit is refused.
+    /// The result of an [`Event::Handshake`], once for each that was taken up; `None`: it failed, and the circuit is refused.
     pub fn created(&mut self, now: Time, circuit: CircuitId, answer: Option<HandshakeAnswer>) {
         self.now = self.now.max(now);
         // Also when the circuit is gone: until now its handshake was somebody's work.
-        self.pending_handshakes = self.pending_handshakes.saturating_sub(1);
+        self.handshakes.pending = self.handshakes.pending.saturating_sub(1);
         let Some(this) = self.circuits.get_mut(circuit) else {
             return;
         };

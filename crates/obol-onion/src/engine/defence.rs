@@ -9,6 +9,7 @@
 //! | `DoSRefuseSingleHopClientRendezvous` | | ESTABLISH_RENDEZVOUS of a client without a relay in between: ignored |
 //! | `HiddenServiceEnableIntroDoS*` | INTRODUCE2 on one service's circuit, unless the service names its own limit | refused |
 //! | `circ_max_cell_queue_size` | cells of one circuit that wait in one direction | the circuit ends |
+//! | `MaxOnionQueueDelay`, `onion_queue_wait_cutoff` | handshakes that wait to be computed | refused; given up |
 //! | `AllowNonearlyExtend` | | EXTEND2 outside of RELAY_EARLY: ignored |
 //!
 //! Relays, which have proved who they are and are in the consensus, are not counted. An address is an IPv4 address or the first 64 bits of an IPv6
@@ -84,6 +85,16 @@ pub struct DefenceParameters {
     queue: Option<usize>,
     /// Whether EXTEND2 may come in a RELAY cell.
     pub(crate) late_extends: bool,
+    pub(crate) handshakes: HandshakeLimit,
+}
+
+/// How long handshakes may wait to be computed, microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HandshakeLimit {
+    /// Beyond it no further ones are accepted.
+    pub(crate) delay: u64,
+    /// Those that have waited for longer are given up.
+    pub(crate) cutoff: u64,
 }
 
 impl Default for DefenceParameters {
@@ -129,6 +140,10 @@ impl DefenceParameters {
             introductions: IntroductionLimit(is_on("HiddenServiceEnableIntroDoSDefense").then_some(introductions)),
             queue: queue.map(|cells| cells.max(QUEUE_MIN)),
             late_extends: is_on("AllowNonearlyExtend"),
+            handshakes: HandshakeLimit {
+                delay: u64::from(number("MaxOnionQueueDelay", 1750, 1)) * 1000,
+                cutoff: u64::from(number("onion_queue_wait_cutoff", 5, 0)) * SECOND,
+            },
         }
     }
 
@@ -279,6 +294,11 @@ mod tests {
         let silent = DefenceParameters::default();
         assert_eq!((silent.circuits, silent.streams), (None, None));
         assert!(!silent.refuse_single_hop);
+        // But for what protects the relay itself.
+        assert_eq!(
+            (silent.handshakes.delay, silent.handshakes.cutoff),
+            (1_750_000, 5_000_000)
+        );
         assert!(silent.introductions.allowance().is_none());
     }
 
@@ -313,6 +333,7 @@ mod tests {
     fn absurd_votes_are_clamped() {
         let low = DefenceParameters::new(|_, _| i32::MIN);
         assert_eq!((low.circuits, low.streams), (None, None));
+        assert_eq!((low.handshakes.delay, low.handshakes.cutoff), (1_000, 0));
         let low = DefenceParameters::new(|name, _| if name.ends_with("Enabled") { 1 } else { i32::MIN });
         let limit = low.circuits.unwrap();
         assert_eq!((limit.min_links, limit.rate, limit.burst, limit.period), (1, 1, 1, 0));

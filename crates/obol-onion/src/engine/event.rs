@@ -3,7 +3,7 @@
 //! | event | who acts | with |
 //! |---|---|---|
 //! | [`Event::Payment`] | the payments driver | `grant`, `answer`, `send_link`, `watch_credit`, `destroy`, `close_link` |
-//! | [`Event::Handshake`] | any thread, outside of the lock | `created` |
+//! | [`Event::Handshake`] | any thread, outside of the lock | `take_up`, `created` |
 //! | [`Event::Introduction`] | any thread, outside of the lock | `introduced` |
 //! | [`Event::NeedLink`] | the dialler | `link_up` and `extend_via`, or `extend_failed` |
 //! | [`Event::CloseLink`] | the link's tasks | close the socket, then `link_down` |
@@ -13,7 +13,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::ids::{CircuitId, LinkId, StreamId};
+use super::ids::{CircuitId, LinkId, StreamId, Time};
 use super::intro::IntroductionProof;
 
 /// Who is at the other end of a link, as proved in the link handshake.
@@ -145,6 +145,8 @@ pub enum HandshakeKind {
 pub struct HandshakeJob {
     /// The circuit that waits for it.
     pub circuit: CircuitId,
+    /// Since when.
+    pub since: Time,
     /// Which handshake.
     pub kind: HandshakeKind,
     /// What the client sent.

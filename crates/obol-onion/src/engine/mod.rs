@@ -12,7 +12,7 @@
 //! | module | subject |
 //! |---|---|
 //! | [`link`], [`padding`] | links: table, cells, choice, end; their padding |
-//! | [`create`], [`extend`] | circuits made here, and on to the next hop |
+//! | [`create`], [`handshakes`], [`extend`] | circuits made here, what waits to be computed, and on to the next hop |
 //! | [`circuit`] | a circuit's state, and its end |
 //! | [`intro`], [`rendezvous`] | circuits that end here for an onion service |
 //! | [`relay_cell`], [`stream`], [`arrivals`] | RELAY cells; streams that end here; what comes for them |
@@ -36,6 +36,7 @@ mod defence;
 mod event;
 mod extend;
 mod flow;
+mod handshakes;
 mod hash;
 mod idle;
 mod ids;
@@ -85,6 +86,7 @@ pub use wire::{CELL_LEN, DATA_MAX, DestroyReason, EndReason, Ending, LINK_MESSAG
 use cells::Pool;
 use circuit::Circuit;
 use defence::Clients;
+use handshakes::Handshakes;
 use hash::Seeded;
 use ids::Table;
 use link::Link;
@@ -124,6 +126,8 @@ pub struct Counters {
     pub xoffs_received: u64,
     /// Handshakes that failed.
     pub handshakes_failed: u64,
+    /// Handshakes that were not computed because they had waited for too long.
+    pub handshakes_late: u64,
     /// CREATEs refused for lack of room.
     pub creates_refused: u64,
     /// Circuits of clients closed because they went nowhere and carried nothing.
@@ -219,7 +223,7 @@ pub struct Engine {
     last_ticket: u32,
     /// Index of the circuit that was last looked at for being idle.
     circuit_looked_at: u32,
-    pending_handshakes: usize,
+    handshakes: Handshakes,
     pending_proofs: usize,
     paid_circuits: usize,
     closing: bool,
@@ -257,7 +261,7 @@ impl Engine {
             pacer,
             last_ticket: 0,
             circuit_looked_at: 0,
-            pending_handshakes: 0,
+            handshakes: Handshakes::default(),
             pending_proofs: 0,
             paid_circuits: 0,
             closing: false,
@@ -305,7 +309,7 @@ impl Engine {
             circuits: [paid, (self.circuits.len() as u64).saturating_sub(paid)],
             held: [Class::Paid, Class::Unpaid].map(|class| self.memory.used(class) as u64),
             slots: self.pool.used() as u64,
-            handshakes_pending: self.pending_handshakes as u64,
+            handshakes_pending: self.handshakes.pending as u64,
             services: self.introductions.len() as u64,
             streams: self.neighbours.all().streams as u64,
             ..self.counters

@@ -1,4 +1,5 @@
-//! C Tor's defences against floods, where the operator knows better than the consensus: its torrc options `DoS*`.
+//! C Tor's defences against floods, where the operator knows better than the consensus: its torrc options `DoS*`, and
+//! `MaxOnionQueueDelay`.
 
 use std::collections::HashMap;
 
@@ -30,6 +31,8 @@ pub struct Defence {
     pub circuit_burst: Option<u32>,
     /// How long an address that was faster is refused circuits (`DoSCircuitCreationDefenseTimePeriod`).
     pub circuit_penalty: Option<Span>,
+    /// How long a new circuit may have to wait until its handshake is computed (`MaxOnionQueueDelay`).
+    pub circuit_wait: Option<Span>,
     /// Whether a circuit may open streams only so fast (`DoSStreamCreationEnabled`).
     pub streams: Option<bool>,
     /// New streams of a circuit a second (`DoSStreamCreationRate`).
@@ -46,6 +49,7 @@ impl Defence {
         let flag = |value: Option<bool>| value.map(i32::from);
         let number = |value: Option<u32>| value.map(|n| i32::try_from(n).unwrap_or(i32::MAX));
         let span = |value: Option<Span>| value.map(|span| i32::try_from(span.as_secs()).unwrap_or(i32::MAX));
+        let millis = |value: Option<Span>| value.map(|span| i32::try_from(span.0.as_millis()).unwrap_or(i32::MAX));
         let all = [
             ("DoSConnectionEnabled", flag(self.connections)),
             ("DoSConnectionMaxConcurrentCount", number(self.connection_count)),
@@ -57,6 +61,7 @@ impl Defence {
             ("DoSCircuitCreationRate", number(self.circuit_rate)),
             ("DoSCircuitCreationBurst", number(self.circuit_burst)),
             ("DoSCircuitCreationDefenseTimePeriod", span(self.circuit_penalty)),
+            ("MaxOnionQueueDelay", millis(self.circuit_wait)),
             ("DoSStreamCreationEnabled", flag(self.streams)),
             ("DoSStreamCreationRate", number(self.stream_rate)),
             ("DoSStreamCreationBurst", number(self.stream_burst)),
@@ -100,6 +105,13 @@ impl Defence {
                     "give at least \"10s\", or remove the key",
                 ));
             }
+        }
+        if self.circuit_wait.is_some_and(|span| span.0.as_millis() == 0) {
+            return Err(invalid(
+                "defence.circuit_wait",
+                "is less than a millisecond",
+                "give at least \"1ms\", or remove the key",
+            ));
         }
         Ok(())
     }

@@ -227,6 +227,11 @@ fn every_bad_value_gets_an_error_with_its_key_and_an_advice() {
             "defence.circuit_penalty",
         ),
         (
+            "[payments.ledger]",
+            "[defence]\ncircuit_wait = \"10us\"\n[payments.ledger]",
+            "defence.circuit_wait",
+        ),
+        (
             "nickname = \"ObolRelay\"",
             "nickname = \"ObolRelay\"\nshutdown_wait = \"2days\"",
             "shutdown_wait",

@@ -7,6 +7,7 @@ mod control;
 mod defence;
 mod flow;
 mod fuzz;
+mod handshakes;
 mod intro;
 mod links;
 mod rendezvous;
