@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use obol_onion::engine::{
     CircuitId, Congestion, Counters, DefenceParameters, DestroyReason, Engine, EngineConfig, Event, LinkId,
-    LinkParameters, NextHop, PaymentEvent, Peer, StreamId, Time, UnpaidShare,
+    LinkParameters, NextHop, PaymentEvent, Peer, SendmeVersions, StreamId, Time, UnpaidShare,
 };
 use rand::Rng as _;
 use tokio::net::TcpListener;
@@ -715,9 +715,9 @@ async fn housekeeper(shared: Arc<Shared>) {
         // Without a network it stays as it was configured.
         let parameters = (tick == 0 && shared.net.is_some()).then(|| {
             let window = param("circwindow", 1000).clamp(100, 1000) as u16;
-            let accept = param("sendme_accept_min_version", 0).clamp(0, 1) as u8;
+            let sendmes = SendmeVersions::new(param);
             let congestion = Congestion::from_consensus(|name| shared.parameter(name));
-            (window, accept, congestion, LinkParameters::new(param))
+            (window, sendmes, congestion, LinkParameters::new(param))
         });
         // Relays that are new in the consensus are soon treated as such.
         let judge = shared.net.as_ref().filter(|_| tick == 0).map(NetView::snapshot);
@@ -726,8 +726,8 @@ async fn housekeeper(shared: Arc<Shared>) {
             if let Some(snapshot) = &judge {
                 engine.judge_links(now, |peer| is_known(snapshot, peer));
             }
-            if let Some((window, accept, congestion, links)) = parameters {
-                engine.set_parameters(window, accept, congestion);
+            if let Some((window, sendmes, congestion, links)) = parameters {
+                engine.set_parameters(window, sendmes, congestion);
                 engine.set_link_parameters(links);
             }
             if let Some(defences) = defences {

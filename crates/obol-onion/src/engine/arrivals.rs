@@ -103,6 +103,10 @@ impl Engine {
             return;
         };
         let Some(tag) = edge.window.passed() else { return };
+        // With congestion control both sides know tags.
+        if self.config.sendmes.emit == 0 && !edge.window.is_controlled() {
+            return self.originate(index, relay::SENDME, 0, &[]);
+        }
         let mut body = [0; 23];
         body[0] = 1;
         body[2] = 20;
@@ -214,7 +218,7 @@ impl Engine {
         if self.edge(index).is_none() {
             return;
         }
-        let accept = self.config.sendme_accept_min;
+        let accept = self.config.sendmes.accept;
         let Some(edge) = self
             .circuits
             .at_mut(index)

@@ -16,6 +16,33 @@ pub enum UnpaidShare {
     Capped(u64),
 }
 
+/// Versions of the SENDMEs of circuits (tor-spec, [flow control](https://spec.torproject.org/tor-spec/flow-control.html)): 0 has
+/// no tag, 1 quotes one. There are no others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SendmeVersions {
+    /// `sendme_accept_min_version`: 0 tolerates those without a tag.
+    pub accept: u8,
+    /// `sendme_emit_min_version`: of ours.
+    pub emit: u8,
+}
+
+impl Default for SendmeVersions {
+    fn default() -> Self {
+        SendmeVersions::new(|_, default| default)
+    }
+}
+
+impl SendmeVersions {
+    /// The parameters by their names; `param` gives one, or the default that it is told.
+    pub fn new(param: impl Fn(&str, i32) -> i32) -> Self {
+        let version = |name, default| param(name, default).clamp(0, 1) as u8;
+        SendmeVersions {
+            accept: version("sendme_accept_min_version", 0),
+            emit: version("sendme_emit_min_version", 1),
+        }
+    }
+}
+
 /// How the engine shares what it has. Every field has a default that suits a relay of the public network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineConfig {
@@ -56,8 +83,8 @@ pub struct EngineConfig {
     pub circuit_window: u16,
     /// Congestion control of circuits whose clients ask for it.
     pub congestion: Congestion,
-    /// `sendme_accept_min_version`: 0 tolerates SENDMEs without a tag.
-    pub sendme_accept_min: u8,
+    /// Which SENDMEs circuits speak.
+    pub sendmes: SendmeVersions,
     /// What the consensus says of links.
     pub links: LinkParameters,
     /// What it says of those who ask for too much.
@@ -100,7 +127,7 @@ impl Default for EngineConfig {
             own_addresses: Vec::new(),
             circuit_window: 1000,
             congestion: Congestion::disabled(),
-            sendme_accept_min: 0,
+            sendmes: SendmeVersions::default(),
             links: LinkParameters::default(),
             defences: DefenceParameters::default(),
         }

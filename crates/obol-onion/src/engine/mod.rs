@@ -66,7 +66,7 @@ use std::collections::{BinaryHeap, HashMap, VecDeque};
 
 use smallvec::SmallVec;
 
-pub use config::{EngineConfig, UnpaidShare};
+pub use config::{EngineConfig, SendmeVersions, UnpaidShare};
 pub use congestion::{Congestion, FlowParameters, VegasParameters};
 pub use create::HandshakeAnswer;
 pub use defence::DefenceParameters;
@@ -290,9 +290,9 @@ impl Engine {
     }
 
     /// Consensus parameters that may change while the engine runs. Circuits keep what they have negotiated.
-    pub fn set_parameters(&mut self, circuit_window: u16, sendme_accept_min: u8, congestion: Congestion) {
+    pub fn set_parameters(&mut self, circuit_window: u16, sendmes: SendmeVersions, congestion: Congestion) {
         self.config.circuit_window = circuit_window;
-        self.config.sendme_accept_min = sendme_accept_min;
+        self.config.sendmes = sendmes;
         self.config.congestion = congestion;
     }
 

@@ -113,7 +113,7 @@ fn wrong_tags_and_sendmes_that_are_not_due_close_the_circuit() {
 fn sendmes_without_a_tag_are_tolerated_unless_the_consensus_forbids_them() {
     for (accept, closes) in [(0, false), (1, true)] {
         let mut net = Net::new([EngineConfig {
-            sendme_accept_min: accept,
+            sendmes: SendmeVersions { accept, emit: 1 },
             ..EngineConfig::default()
         }]);
         let (mut circ, _) = sent(&mut net, 300);
@@ -128,6 +128,46 @@ fn sendmes_without_a_tag_are_tolerated_unless_the_consensus_forbids_them() {
     net.send(&mut circ, 0, relay::SENDME, 0, &unknown);
     net.run();
     assert!(net.destroyed(&circ).is_some());
+}
+
+#[test]
+fn our_sendmes_are_of_the_version_that_the_consensus_says_and_with_congestion_control_quote_a_tag_always() {
+    let consensus =
+        |version| SendmeVersions::new(|name, default| if name.contains("emit") { version } else { default });
+    for (version, enabled, len) in [(0, false, 0), (1, false, 23), (7, false, 23), (0, true, 23)] {
+        let mut net = Net::new([EngineConfig {
+            sendmes: consensus(version),
+            congestion: Congestion {
+                enabled,
+                ..Congestion::disabled()
+            },
+            ..EngineConfig::default()
+        }]);
+        let client = net.client(0);
+        let mut circ = net.open(client, &[0]);
+        net.stream(&mut circ, 1);
+        let sent: Vec<[u8; 20]> = (0..100)
+            .map(|_| net.send(&mut circ, 0, relay::DATA, 1, &[1; 498]))
+            .collect();
+        net.run();
+        let sendmes: Vec<Message> = net
+            .messages(&mut circ)
+            .into_iter()
+            .filter(|message| message.command == relay::SENDME && message.stream == 0)
+            .collect();
+        let increment = if enabled { 31 } else { 100 };
+        assert_eq!(sendmes.len(), 100 / increment);
+        assert_eq!(
+            sendmes[0].data.len(),
+            len,
+            "version {version}, congestion control {enabled}"
+        );
+        if len > 0 {
+            assert_eq!(sendmes[0].data, sendme(sent[increment - 1]));
+        }
+    }
+    assert_eq!(consensus(-1).emit, 0);
+    assert_eq!(SendmeVersions::default(), SendmeVersions { accept: 0, emit: 1 });
 }
 
 #[test]
