@@ -138,6 +138,8 @@ pub struct Bandwidth {
     pub rate: Option<Size>,
     /// With `rate`: what may be saved up while less is carried, to be carried at once. Absent: nothing.
     pub burst: Option<Size>,
+    /// Without `rate`, and as long as too little is carried to know: send cells to itself through other relays, to measure it.
+    pub self_test: bool,
     /// What circuits without credit get.
     pub unpaid: Unpaid,
     /// With `unpaid = "capped"`: the cap of the unpaid class.
@@ -159,6 +161,7 @@ impl Default for Bandwidth {
         Bandwidth {
             rate: None,
             burst: None,
+            self_test: true,
             unpaid: Unpaid::Leftover,
             unpaid_cap: Size::mib(1),
             initial_credit: Size::kib(256),

@@ -4,70 +4,34 @@
 //! address that we advertise. Nobody may have a reason to do so with a new relay, so we give one of them a reason: a circuit
 //! of two hops, the second of which is this relay. It is tried with several, because one may have a link from us already and
 //! extend over that.
+//!
+//! Over such circuits a relay that nobody uses yet finds out what it can carry, too: it sends itself cells that it throws
+//! away.
+
+mod circuit;
 
 use std::net::{SocketAddr, SocketAddrV4};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use obol_onion::crypto::tor1::{BODY_LEN, ClientLayers};
-use obol_onion::handshake::ntor;
-use obol_onion::link::Expected;
-use rand::RngExt as _;
 use rand::seq::IndexedRandom as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tor_netdoc::types::family::RelayFamilyId;
 
 use crate::descriptor::Description;
 use crate::directory::{NetView, RelayInfo, Snapshot};
-use crate::handshake::{self, LinkFailed, LinkStream, Local};
 use crate::keys::{FamilyKey, Keys};
 use crate::relay::EngineHandle;
+use circuit::Circuit;
 
-/// How long one circuit may take to be built.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub use circuit::{Load, NotReached};
+
 /// Relays that are asked in one round.
 const TRIED: usize = 4;
 /// The pause after a round that showed nothing, and the longest of those, which are twice as long each time.
 const PAUSES: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(3600)];
-
-// Commands of cells, and of relay cells (tor-spec, "Cell Packet format" and "Relay cells").
-const RELAY: u8 = 3;
-const DESTROY: u8 = 4;
-const VERSIONS: u8 = 7;
-const RELAY_EARLY: u8 = 9;
-const CREATE2: u8 = 10;
-const CREATED2: u8 = 11;
-const FIRST_VARIABLE: u8 = 128;
-const EXTEND2: u8 = 14;
-const EXTENDED2: u8 = 15;
-/// ntor, as a handshake type.
-const NTOR: u16 = 2;
-/// Bytes of a relay cell before its data.
-const RELAY_HEADER: usize = 11;
-
-/// Why a circuit to ourselves was not built.
-#[derive(Debug, thiserror::Error)]
-pub enum NotReached {
-    /// The relay in between cannot be reached, or does not prove to be who it should be.
-    #[error("no link to the relay in between")]
-    Link(#[from] LinkFailed),
-    /// Its connection was lost.
-    #[error("the connection to the relay in between failed")]
-    Connection(#[from] std::io::Error),
-    /// It said no: it could not connect to us, for instance.
-    #[error("the relay in between ended the circuit (reason {0})")]
-    Destroyed(u8),
-    /// Whoever answered does not have the onion key.
-    #[error("a handshake failed")]
-    Handshake,
-    /// It took too long.
-    #[error("no answer in time")]
-    TimedOut,
-    /// The directory does not tell enough of that relay.
-    #[error("not enough is known of the relay in between")]
-    Unknown,
-}
+/// How much longer than it should a load may take.
+const OVERTIME: Duration = Duration::from_secs(60);
 
 /// What is known of our being reachable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,147 +49,8 @@ pub enum Reachability {
 /// # Errors
 /// [`NotReached`]: that circuit was not built. The reason may lie with the relay in between.
 pub async fn circuit(through: &RelayInfo, keys: &Keys, at: SocketAddrV4) -> Result<(), NotReached> {
-    tokio::time::timeout(PATIENCE, build(through, keys, at))
-        .await
-        .unwrap_or(Err(NotReached::TimedOut))
-}
-
-async fn build(through: &RelayInfo, keys: &Keys, at: SocketAddrV4) -> Result<(), NotReached> {
-    let (Some(ntor_key), Some(address)) = (through.ntor, through.addresses.first()) else {
-        return Err(NotReached::Unknown);
-    };
-    let expected = Expected {
-        rsa: Some(through.rsa),
-        ed25519: through.ed,
-    };
-    let local = Local {
-        advertised: Vec::new(),
-        timeouts: handshake::Timeouts::default(),
-    };
-    let link = handshake::connect_as_client(*address, expected, &local).await?;
-    let mut cells = Cells {
-        stream: link.stream,
-        read: link.leftover,
-        // The initiator's half of the circuit numbers.
-        circuit: rand::rng().random::<u32>() | 1 << 31,
-    };
-
-    let (first, skin) = ntor::Client::start(through.rsa, ntor_key, rand::rng().random());
-    let mut body = [0; BODY_LEN];
-    put(&mut body, &[&handshake_data(&skin)]);
-    cells.send(CREATE2, &body).await?;
-    let created = cells.receive(CREATED2).await?;
-    let mut layers = ClientLayers::new();
-    layers.push(&first.finish(reply(&created)?).map_err(|_| NotReached::Handshake)?);
-
-    let onion = keys.onion_keys();
-    let (second, skin) = ntor::Client::start(keys.fingerprint(), *onion.current().public(), rand::rng().random());
-    let specifiers = [
-        &[3, 0, 6][..],
-        &at.ip().octets(),
-        &at.port().to_be_bytes(),
-        &[2, 20],
-        &keys.fingerprint(),
-        &[3, 32],
-        &keys.ed25519(),
-    ]
-    .concat();
-    let data = [specifiers, handshake_data(&skin)].concat();
-    let length = u16::try_from(data.len()).unwrap_or_default().to_be_bytes();
-    let mut body = [0; BODY_LEN];
-    put(&mut body, &[&[EXTEND2, 0, 0, 0, 0, 0, 0, 0, 0], &length, &data]);
-    layers.originate(0, &mut body).ok_or(NotReached::Handshake)?;
-    cells.send(RELAY_EARLY, &body).await?;
-    let mut answer = cells.receive(RELAY).await?;
-    layers.open(&mut answer).ok_or(NotReached::Handshake)?;
-    if answer[0] != EXTENDED2 {
-        // TRUNCATED, with its reason.
-        return Err(NotReached::Destroyed(answer[RELAY_HEADER]));
-    }
-    second
-        .finish(reply(&answer[RELAY_HEADER..])?)
-        .map_err(|_| NotReached::Handshake)?;
-    // REQUESTED. What becomes of it is of no consequence.
-    let mut body = [0; BODY_LEN];
-    body[0] = 3;
-    let _ = cells.send(DESTROY, &body).await;
+    Circuit::open(through, keys, at).await?.close().await;
     Ok(())
-}
-
-/// The type and length of a handshake's data, and the data.
-fn handshake_data(skin: &[u8; ntor::REQUEST_LEN]) -> Vec<u8> {
-    let length = u16::try_from(skin.len()).unwrap_or_default();
-    [&NTOR.to_be_bytes()[..], &length.to_be_bytes(), skin].concat()
-}
-
-/// Writes pieces one after the other.
-fn put(body: &mut [u8; BODY_LEN], pieces: &[&[u8]]) {
-    let all = pieces.concat();
-    let fits = all.len().min(BODY_LEN);
-    body[..fits].copy_from_slice(&all[..fits]);
-}
-
-/// What a CREATED2 or EXTENDED2 carries.
-fn reply(body: &[u8]) -> Result<&[u8], NotReached> {
-    let (length, data) = body.split_first_chunk::<2>().ok_or(NotReached::Handshake)?;
-    data.get(..usize::from(u16::from_be_bytes(*length)))
-        .ok_or(NotReached::Handshake)
-}
-
-/// The cells of one circuit on a link of version 4 or 5.
-struct Cells {
-    stream: LinkStream,
-    read: Vec<u8>,
-    circuit: u32,
-}
-
-impl Cells {
-    async fn send(&mut self, command: u8, body: &[u8; BODY_LEN]) -> Result<(), NotReached> {
-        let cell = [&self.circuit.to_be_bytes()[..], &[command], body].concat();
-        self.stream.write_all(&cell).await?;
-        Ok(self.stream.flush().await?)
-    }
-
-    /// The next cell of our circuit, which must be this one.
-    async fn receive(&mut self, command: u8) -> Result<[u8; BODY_LEN], NotReached> {
-        loop {
-            let (circuit, got, body) = self.next().await?;
-            match (circuit == self.circuit, got) {
-                (true, got) if got == command => {
-                    return body.try_into().map_err(|_| NotReached::Handshake);
-                }
-                (true, DESTROY) => return Err(NotReached::Destroyed(body.first().copied().unwrap_or_default())),
-                // Padding, and whatever else does not concern us.
-                _ => {}
-            }
-        }
-    }
-
-    async fn next(&mut self) -> Result<(u32, u8, Vec<u8>), NotReached> {
-        self.fill(5).await?;
-        let command = self.read[4];
-        let circuit = u32::from_be_bytes([self.read[0], self.read[1], self.read[2], self.read[3]]);
-        let (header, length) = if command == VERSIONS || command >= FIRST_VARIABLE {
-            self.fill(7).await?;
-            (7, usize::from(u16::from_be_bytes([self.read[5], self.read[6]])))
-        } else {
-            (5, BODY_LEN)
-        };
-        self.fill(header + length).await?;
-        let body = self.read[header..header + length].to_vec();
-        self.read.drain(..header + length);
-        Ok((circuit, command, body))
-    }
-
-    /// Reads until there are this many bytes, which is at most the longest cell.
-    async fn fill(&mut self, wanted: usize) -> Result<(), NotReached> {
-        while self.read.len() < wanted {
-            if self.stream.read_buf(&mut self.read).await? == 0 {
-                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
-            }
-        }
-        Ok(())
-    }
 }
 
 /// What a relay says of itself that decides how it is tested.
@@ -267,7 +92,7 @@ pub struct SelfTest {
     subject: watch::Sender<Subject>,
     net: NetView,
     engine: EngineHandle,
-    state: Mutex<Reachability>,
+    state: watch::Sender<Reachability>,
 }
 
 impl SelfTest {
@@ -278,7 +103,7 @@ impl SelfTest {
             subject: watch::channel(subject).0,
             net,
             engine,
-            state: Mutex::new(Reachability::Unknown),
+            state: watch::channel(Reachability::Unknown).0,
         })
     }
 
@@ -287,13 +112,13 @@ impl SelfTest {
         if self.engine.was_reached() {
             return Reachability::Reachable;
         }
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.borrow().clone()
     }
 
     /// The relay says this of itself now. `moved`: it is to be found elsewhere, and whether it is reached there is not known.
     pub fn go_on_with(&self, subject: Subject, moved: bool) {
         if moved {
-            *self.state.lock().unwrap_or_else(PoisonError::into_inner) = Reachability::Unknown;
+            self.state.send_replace(Reachability::Unknown);
         }
         self.subject.send_if_modified(|now| {
             *now = subject;
@@ -337,11 +162,7 @@ impl SelfTest {
                 } else {
                     tracing::info!(address = %at, %error, "no other relay has reached this one so far");
                 }
-                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                // Of an address that is given up nobody wants to know.
-                if self.subject.borrow().at == at {
-                    *state = Reachability::Unreachable(error.to_string());
-                }
+                self.found(at, Reachability::Unreachable(error.to_string()));
             }
             if self.engine.was_reached() {
                 break;
@@ -350,10 +171,56 @@ impl SelfTest {
             pause = (pause * 2).min(longest);
         }
         tracing::info!(address = %at, "other relays reach this relay");
+        self.found(at, Reachability::Reachable);
     }
 
-    /// Asks some relays, one after the other. A failure only if all of them failed.
-    async fn round(&self, at: SocketAddrV4) -> Result<(), NotReached> {
+    /// Takes note of what was found at this address.
+    fn found(&self, at: SocketAddrV4, found: Reachability) {
+        // Of an address that is given up nobody wants to know.
+        if self.subject.borrow().at == at {
+            self.state.send_replace(found);
+        }
+    }
+
+    /// Waits until a relay has reached us, as [`run`](Self::run) finds out.
+    pub async fn reached(&self) {
+        let mut state = self.state.subscribe();
+        // The sender is ours.
+        let _ = state.wait_for(|state| *state == Reachability::Reachable).await;
+    }
+
+    /// Sends itself cells through some relays at once, as many as `load` says in all. Returns how many were sent, once
+    /// those that come have come.
+    ///
+    /// # Errors
+    /// There was no circuit at all: why the last of them was not built.
+    pub async fn load(&self, load: Load) -> Result<u64, NotReached> {
+        let at = self.subject.borrow().at;
+        let chosen = self.choose();
+        let opening = chosen.iter().map(|relay| Circuit::open(relay, &self.keys, at));
+        let mut circuits = Vec::new();
+        let mut failed = NotReached::Unknown;
+        for opened in futures::future::join_all(opening).await {
+            match opened {
+                Ok(circuit) => circuits.push(circuit),
+                Err(error) => failed = error,
+            }
+        }
+        if circuits.is_empty() {
+            return Err(failed);
+        }
+        let share = Load {
+            rate: load.rate / circuits.len() as u64,
+            ..load
+        };
+        let carrying = circuits.into_iter().map(|circuit| circuit.carry(share));
+        let carrying = futures::future::join_all(carrying);
+        let sent = tokio::time::timeout(load.duration * 2 + OVERTIME, carrying).await;
+        Ok(sent.map_err(|_| NotReached::TimedOut)?.into_iter().sum())
+    }
+
+    /// Some relays that a path to ourselves may have.
+    fn choose(&self) -> Vec<Arc<RelayInfo>> {
         let own = self.keys.fingerprint();
         let subject = self.subject.borrow().clone();
         let snapshot = self.net.snapshot();
@@ -363,12 +230,14 @@ impl SelfTest {
             .filter(|relay| relay.rsa != own && relay.ntor.is_some() && relay.addresses.iter().any(SocketAddr::is_ipv4))
             .filter(|relay| !subject.is_kin(relay, &snapshot))
             .collect();
-        let chosen: Vec<Arc<RelayInfo>> = usable
-            .sample(&mut rand::rng(), TRIED)
-            .map(|relay| Arc::clone(relay))
-            .collect();
+        let chosen = usable.sample(&mut rand::rng(), TRIED);
+        chosen.map(|relay| Arc::clone(relay)).collect()
+    }
+
+    /// Asks some relays, one after the other. A failure only if all of them failed.
+    async fn round(&self, at: SocketAddrV4) -> Result<(), NotReached> {
         let mut outcome = Ok(());
-        for relay in chosen {
+        for relay in self.choose() {
             match circuit(&relay, &self.keys, at).await {
                 // Over a link that we had opened, perhaps: then the next one tells more.
                 Ok(()) if self.engine.was_reached() => return Ok(()),

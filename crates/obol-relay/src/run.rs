@@ -231,7 +231,10 @@ async fn finish(running: &mut RunningRelay, config: Config, events: relay::Payme
     }
     if config.directory.publish {
         running.tasks.push(tokio::spawn(Arc::clone(&announcement).publish()));
-        running.tasks.push(tokio::spawn(self_test.run()));
+        running.tasks.push(tokio::spawn(Arc::clone(&self_test).run()));
+        let settings = running.settings.subscribe();
+        let testing = Arc::clone(&announcement).test_bandwidth(self_test, settings);
+        running.tasks.push(tokio::spawn(testing));
     }
     running.tasks.push(tokio::spawn(Arc::clone(&announcement).follow()));
     running.tasks.push(tokio::spawn(publishing::renew(

@@ -37,6 +37,29 @@ pub struct Traffic {
     past: VecDeque<Sum>,
 }
 
+/// The time over which the highest rate is taken (*dir-spec*, `bandwidth`).
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// The last ten seconds.
+#[derive(Debug, Default)]
+pub struct Window(VecDeque<(Duration, u64)>);
+
+impl Window {
+    /// The rate over the last ten seconds, in bytes a second, once so many have passed. `at` is the time by some clock that only
+    /// goes forward, `carried` all bytes so far.
+    pub fn rate(&mut self, at: Duration, carried: u64) -> Option<u64> {
+        self.0.push_back((at, carried));
+        let long_ago = |then: &(Duration, u64)| at.saturating_sub(then.0) >= WINDOW;
+        // Of those that are so long ago, the last.
+        while self.0.get(1).is_some_and(long_ago) {
+            self.0.pop_front();
+        }
+        let (then, before) = *self.0.front().filter(|then| long_ago(then))?;
+        let millis = u64::try_from((at - then).as_millis()).unwrap_or(u64::MAX).max(1);
+        Some(carried.saturating_sub(before).saturating_mul(1000) / millis)
+    }
+}
+
 /// Whole intervals, as a `write-history` line tells of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct History {
@@ -75,14 +98,13 @@ impl Traffic {
         }
     }
 
-    /// Counts what was carried in the time up to now, which is about ten seconds.
-    pub fn record(&mut self, bytes: u64, over: Duration, now: SystemTime) {
+    /// Counts what was carried since the last time, and the rate over the last ten seconds, if that is known.
+    pub fn record(&mut self, bytes: u64, rate: Option<u64>, now: SystemTime) {
         self.roll(now);
-        let millis = u64::try_from(over.as_millis()).unwrap_or(u64::MAX).max(1);
         // TOML has no larger numbers.
         let most = i64::MAX.unsigned_abs();
         self.open.bytes = self.open.bytes.saturating_add(bytes).min(most);
-        self.open.fastest = self.open.fastest.max(bytes.saturating_mul(1000) / millis).min(most);
+        self.open.fastest = self.open.fastest.max(rate.unwrap_or_default()).min(most);
     }
 
     /// The highest rate of the last five days, in bytes a second.
@@ -153,6 +175,29 @@ mod tests {
 
     const TEN: Duration = Duration::from_secs(10);
 
+    /// Counts what was carried in ten seconds.
+    fn ten(traffic: &mut Traffic, bytes: u64, now: SystemTime) {
+        traffic.record(bytes, Some(bytes / 10), now);
+    }
+
+    #[test]
+    fn the_rate_is_that_of_any_ten_seconds_and_not_of_fewer() {
+        let mut window = Window::default();
+        let mut rates = Vec::new();
+        // Nothing, then 1000 bytes a second for ten seconds that begin in the middle of everything, then nothing.
+        for second in 0..40_u64 {
+            let carried = second.clamp(13, 23) - 13;
+            rates.push(window.rate(Duration::from_secs(second), carried * 1000));
+        }
+        assert!(rates[..10].iter().all(Option::is_none));
+        assert_eq!(rates[10], Some(0));
+        assert_eq!(rates.iter().max(), Some(&Some(1000)));
+        assert_eq!(rates[39], Some(0));
+        assert!(window.0.len() <= 12, "it forgets");
+        // A look that comes late is about all the time that has passed.
+        assert_eq!(window.rate(Duration::from_secs(59), 30_000), Some(1000));
+    }
+
     fn day(n: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + INTERVAL * 20_000 + INTERVAL * u32::try_from(n).unwrap()
     }
@@ -160,39 +205,39 @@ mod tests {
     #[test]
     fn the_observed_bandwidth_is_the_fastest_ten_seconds_of_five_days() {
         let mut traffic = Traffic::new(day(0));
-        traffic.record(50_000_000, TEN, day(0) + TEN);
-        traffic.record(1_000_000, TEN, day(0) + 2 * TEN);
+        ten(&mut traffic, 50_000_000, day(0) + TEN);
+        ten(&mut traffic, 1_000_000, day(0) + 2 * TEN);
         assert_eq!(traffic.observed(), 5_000_000);
         for n in 1..=5 {
-            traffic.record(1_000_000, TEN, day(n));
+            ten(&mut traffic, 1_000_000, day(n));
             assert_eq!(traffic.observed(), 5_000_000);
         }
-        traffic.record(1_000_000, TEN, day(6));
+        ten(&mut traffic, 1_000_000, day(6));
         assert_eq!(traffic.observed(), 100_000);
     }
 
     #[test]
     fn the_history_has_whole_days_only_and_not_more_than_five() {
         let mut traffic = Traffic::new(day(0));
-        traffic.record(7, TEN, day(0) + TEN);
+        ten(&mut traffic, 7, day(0) + TEN);
         assert_eq!(traffic.history(), None);
-        traffic.record(8, TEN, day(1) + TEN);
+        ten(&mut traffic, 8, day(1) + TEN);
         let history = traffic.history().unwrap();
         assert_eq!((history.end, history.bytes), (day(1), vec![7]));
         // Two days without a word.
-        traffic.record(9, TEN, day(3) + TEN);
+        ten(&mut traffic, 9, day(3) + TEN);
         let history = traffic.history().unwrap();
         assert_eq!((history.end, history.bytes), (day(3), vec![7, 8, 0]));
-        traffic.record(1, TEN, day(1000));
+        ten(&mut traffic, 1, day(1000));
         assert_eq!(traffic.history().unwrap().bytes, [0; 5]);
     }
 
     #[test]
     fn a_clock_that_is_set_back_loses_nothing() {
         let mut traffic = Traffic::new(day(5));
-        traffic.record(7, TEN, day(5) + TEN);
-        traffic.record(7, TEN, day(1));
-        traffic.record(1, TEN, day(2));
+        ten(&mut traffic, 7, day(5) + TEN);
+        ten(&mut traffic, 7, day(1));
+        ten(&mut traffic, 1, day(2));
         assert_eq!(traffic.history().unwrap().bytes, [14]);
     }
 
@@ -202,8 +247,8 @@ mod tests {
         let path = files.path().join("traffic.toml");
         assert!(Traffic::load(&path).unwrap().is_none());
         let mut traffic = Traffic::new(day(0));
-        traffic.record(u64::MAX, TEN, day(1));
-        traffic.record(5, TEN, day(2));
+        ten(&mut traffic, u64::MAX, day(1));
+        ten(&mut traffic, 5, day(2));
         traffic.save(&path).unwrap();
         assert_eq!(Traffic::load(&path).unwrap(), Some(traffic));
         std::fs::write(&path, "since = true").unwrap();

@@ -537,7 +537,11 @@ impl Plan {
                 ..relay_config::Exit::default()
             },
             family: relay_config::Family::default(),
-            bandwidth: relay_config::Bandwidth::default(),
+            bandwidth: relay_config::Bandwidth {
+                // What a relay sends to itself would be in the way of what is measured here.
+                self_test: false,
+                ..relay_config::Bandwidth::default()
+            },
             accounting: relay_config::Accounting::default(),
             defence: relay_config::Defence::default(),
             memory: relay_config::Memory {

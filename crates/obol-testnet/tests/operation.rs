@@ -84,3 +84,37 @@ async fn a_relay_shows_what_the_consensus_wants_and_publishes_when_that_changes(
     wait_for(1, 1).await;
     relay.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_nobody_uses_measures_by_cells_of_its_own_what_it_carries_and_sends_no_more_than_that() {
+    const CELL: u64 = 514;
+    let network = Network::start(3).await;
+    let files = tempfile::tempdir().unwrap();
+    let config = config(&network.authority.entry(), &files);
+    let relay = run(config).await.unwrap();
+    let carried = || relay.engine().counters().cells.iter().flatten().sum::<u64>() * CELL;
+    // 15 MiB, up to a cell of each of four circuits.
+    let whole = (15 << 20) - 4 * CELL;
+    until(|| carried() >= whole).await;
+    let circuits = || relay.engine().counters().circuits.iter().sum::<u64>();
+    until(|| circuits() == 0).await;
+    // Each of the others had its part of it.
+    for node in &network.nodes {
+        let passed_on: u64 = node.handle.engine().counters().cells.iter().flatten().sum();
+        assert!(passed_on * CELL >= (4 << 20), "{passed_on} cells");
+    }
+    // The claim of a relay that has not measured is gone: what is published is what was seen.
+    let claim = || {
+        let text = network.authority.descriptor(&relay.rsa())?;
+        let line = text.lines().find_map(|line| line.strip_prefix("bandwidth "))?;
+        line.split(' ').nth(2)?.parse::<u64>().ok()
+    };
+    assert!(claim().is_some_and(|observed| observed >= 51_200), "{:?}", claim());
+    relay.shutdown().await;
+    let seen = std::fs::read_to_string(files.path().join("data/traffic.toml")).unwrap();
+    let seen: toml::Table = toml::from_str(&seen).unwrap();
+    let open = seen["open"].as_table().unwrap();
+    assert!(open["fastest"].as_integer().unwrap() >= 51_200, "{seen}");
+    let bytes = u64::try_from(open["bytes"].as_integer().unwrap()).unwrap();
+    assert!((whole..whole + (1 << 20)).contains(&bytes), "{bytes}");
+}

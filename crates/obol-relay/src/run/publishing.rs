@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use obol_gateway::ControlError;
 use obol_onion::engine::CELL_LEN;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::RunError;
 use crate::config::{self, Config, ConfigError, Size};
@@ -16,19 +17,28 @@ use crate::descriptor::{self, Description, DescriptorError, Publication};
 use crate::directory::{Directory, NetView, Occasion};
 use crate::keys::{FamilyKey, Keys, OnionLifetime, Rotate};
 use crate::payments::Payments;
-use crate::reach::Subject;
+use crate::reach::{Load, SelfTest, Subject};
 use crate::relay::EngineHandle;
-use crate::traffic::Traffic;
+use crate::traffic::{Traffic, Window};
 
 /// The file in the data directory that keeps what the relay has carried.
 const TRAFFIC: &str = "traffic.toml";
 /// What a relay without a configured rate says of its bandwidth before it has measured any, bytes per second: with
 /// nothing, nobody would select it.
 const FLOOR: u64 = 1 << 20;
-/// Over which time the carried bytes are averaged for the descriptor.
-const MEASURE: Duration = Duration::from_secs(10);
-/// After how many of those the file is written.
-const SAVE: u32 = 60;
+/// The least that it says when it has measured: C Tor's idea of too little.
+const LEAST: u64 = 51_200;
+/// What it sends to itself to measure that, if nobody else makes it carry as much: enough for ten seconds at [`FLOOR`].
+const LOAD: Load = Load {
+    rate: FLOOR + FLOOR / 4,
+    duration: Duration::from_secs(12),
+};
+/// How often is looked whether that is called for, as in C Tor, and how soon again when it failed.
+const LOAD_AGAIN: [Duration; 2] = [Duration::from_secs(12 * 3600), Duration::from_secs(600)];
+/// How often carried bytes are counted.
+const COUNT: Duration = Duration::from_secs(1);
+/// After how many counts the file is written.
+const SAVE: u32 = 600;
 /// The highest rate that a descriptor names: authorities read it as a signed number of 32 bits.
 const HIGHEST: u64 = i32::MAX.unsigned_abs() as u64;
 /// A relay that has been up for longer publishes a changed bandwidth when it publishes anyway, as in C Tor.
@@ -80,6 +90,8 @@ pub(super) struct Announcement {
     path: PathBuf,
     /// What was published last.
     published: Mutex<Option<Published>>,
+    /// It has measured what it can carry.
+    measured: AtomicBool,
     /// Payments have stopped.
     unpaid: AtomicBool,
     /// What may be carried in this period has been, or nearly.
@@ -113,6 +125,7 @@ impl Announcement {
             traffic: Mutex::new(traffic.unwrap_or_else(|| Traffic::new(now))),
             path,
             published: Mutex::new(None),
+            measured: AtomicBool::new(false),
             unpaid: AtomicBool::new(false),
             hibernating: AtomicBool::new(false),
         }))
@@ -155,6 +168,48 @@ impl Announcement {
         *self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The observed bandwidth that it claims.
+    fn claim(&self, observed: u64) -> u64 {
+        let least = match self.measured.load(Ordering::Relaxed) {
+            true => LEAST,
+            false => FLOOR,
+        };
+        observed.clamp(least, HIGHEST)
+    }
+
+    /// Whether it has to make itself carry something to know what it can: nobody does, and no rate is configured.
+    fn wants_load(&self) -> bool {
+        let hibernating = self.hibernating.load(Ordering::Relaxed);
+        self.about().bandwidth_rate == HIGHEST && self.traffic().observed() < FLOOR && !hibernating
+    }
+
+    /// Measures what it can carry by cells of its own, as soon as it is reached, and again when it is too little used to know.
+    pub(super) async fn test_bandwidth(
+        self: Arc<Self>,
+        self_test: Arc<SelfTest>,
+        settings: watch::Receiver<Arc<Config>>,
+    ) {
+        let [often, soon] = LOAD_AGAIN;
+        loop {
+            self_test.reached().await;
+            let mut pause = often;
+            if settings.borrow().bandwidth.self_test && self.wants_load() {
+                match self_test.load(LOAD).await {
+                    Ok(cells) => {
+                        self.measured.store(true, Ordering::Relaxed);
+                        let observed = self.traffic().observed();
+                        tracing::info!(cells, observed, "measured what this relay carries, by cells of its own");
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "what this relay carries could not be measured");
+                        pause = soon;
+                    }
+                }
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
     /// The description with what only the running relay knows.
     fn complete(&self, wanted: Wanted) -> Description {
         let mut about = self.about().clone();
@@ -169,7 +224,7 @@ impl Announcement {
         let traffic = self.traffic();
         // A configured rate is a promise; without one only what was seen counts.
         about.bandwidth_observed = if about.bandwidth_rate == HIGHEST {
-            traffic.observed().clamp(FLOOR, HIGHEST)
+            self.claim(traffic.observed())
         } else {
             about.bandwidth_rate
         };
@@ -233,14 +288,16 @@ impl Announcement {
 
     /// Counts what is carried, keeps it, and publishes a bandwidth that is another one by far.
     pub(super) async fn measure(self: Arc<Self>, engine: EngineHandle) {
-        let mut before = (carried(&engine), Instant::now());
+        let mut before = carried(&engine);
+        let mut window = Window::default();
         let mut announced: Option<Instant> = None;
         for round in 1_u32.. {
-            tokio::time::sleep(MEASURE).await;
-            let now = (carried(&engine), Instant::now());
+            tokio::time::sleep(COUNT).await;
+            let now = carried(&engine);
+            let rate = window.rate(self.started.elapsed(), now);
             let observed = {
                 let mut traffic = self.traffic();
-                traffic.record(now.0.saturating_sub(before.0), now.1 - before.1, SystemTime::now());
+                traffic.record(now.saturating_sub(before), rate, SystemTime::now());
                 traffic.observed()
             };
             before = now;
@@ -252,7 +309,7 @@ impl Announcement {
                 && self.about().bandwidth_rate == HIGHEST
                 && self
                     .published()
-                    .is_some_and(|published| is_other(published.observed, observed))
+                    .is_some_and(|published| is_other(published.observed, self.claim(observed)))
             {
                 announced = Some(Instant::now());
                 tracing::debug!(observed, "the bandwidth has changed: publishing");
@@ -274,7 +331,6 @@ impl Announcement {
 
 /// Whether an observed bandwidth is twice or half the published one.
 fn is_other(published: u64, observed: u64) -> bool {
-    let observed = observed.clamp(FLOOR, HIGHEST);
     observed / 2 > published || observed < published / 2
 }
 
@@ -460,7 +516,7 @@ mod tests {
     async fn a_configured_rate_is_advertised_and_otherwise_what_was_measured_before_a_restart_too() {
         let carry = |announcement: &Announcement| {
             let now = SystemTime::now();
-            announcement.traffic().record(90 << 20, MEASURE, now);
+            announcement.traffic().record(90 << 20, Some(9 << 20), now);
             announcement.complete(ALL).bandwidth_observed
         };
         let (rated, _files) = announcement(&node_toml().replace("#rate = ", "rate = "));
@@ -477,12 +533,32 @@ mod tests {
         assert_eq!(again.complete(ALL).bandwidth_observed, 9 << 20);
     }
 
+    #[tokio::test]
+    async fn a_relay_loads_itself_only_while_it_does_not_know_what_it_carries() {
+        let (rated, _files) = announcement(&node_toml().replace("#rate = ", "rate = "));
+        assert!(!rated.wants_load(), "a configured rate is a promise");
+        let (free, _files) = announcement(&node_toml());
+        assert!(free.wants_load());
+        free.set_hibernating(true);
+        assert!(!free.wants_load(), "it may not carry anything");
+        free.set_hibernating(false);
+        // Until it has measured it claims more than nothing, and then what it has seen.
+        let little = FLOOR / 3;
+        free.traffic().record(little * 10, Some(little), SystemTime::now());
+        assert!(free.wants_load());
+        assert_eq!(free.complete(ALL).bandwidth_observed, FLOOR);
+        free.measured.store(true, Ordering::Relaxed);
+        assert_eq!(free.complete(ALL).bandwidth_observed, little);
+        assert_eq!(free.claim(0), LEAST);
+        free.traffic().record(FLOOR * 10, Some(FLOOR), SystemTime::now());
+        assert!(!free.wants_load(), "others have shown it");
+    }
+
     #[test]
     fn a_bandwidth_is_news_when_it_has_doubled_or_halved() {
         let published = 10 * FLOOR;
         for (observed, news) in [(19, false), (21, true), (6, false), (4, true)] {
             assert_eq!(is_other(published, observed * FLOOR), news, "{observed}");
         }
-        assert!(!is_other(FLOOR, 0), "the floor stays");
     }
 }
