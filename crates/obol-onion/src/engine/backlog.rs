@@ -9,8 +9,9 @@
 //! | all links of one neighbour | its link with most |
 //! | all links: an eighth of the memory for cells, at least 1 MiB | the link with most of the neighbour with most |
 //!
-//! A relay of the consensus may have more than a client: its links carry many circuits, and are not to die of the strangers
-//! on them.
+//! One link may have the answers to a thousand CREATEs at once, since workers compute them faster than its writer has its
+//! turn. A relay of the consensus may have more DESTROYs, and more in all, than a client: its links carry many circuits, and
+//! are not to die of the strangers on them.
 
 use std::collections::VecDeque;
 
@@ -43,7 +44,7 @@ struct Limits {
 }
 
 const CLIENT: Limits = Limits {
-    control: 64 << 10,
+    control: 1 << 20,
     destroys: 16 << 10,
     neighbour: 2 << 20,
 };
