@@ -335,3 +335,58 @@ async fn a_c_tor_client_that_has_ipv6_only_uses_our_guard() {
     let answer = tokio::time::timeout(PATIENCE, through_socks(port, server)).await;
     assert!(answer.expect("the page takes too long").ends_with(b"over six"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_relay_follows_a_c_tor_authority_by_its_differences() {
+    if !available() {
+        return;
+    }
+    let files = tempfile::tempdir().unwrap();
+    let (authority, mut tor) = authority(&files);
+    tor.says(&["Opened Directory listener"], PATIENCE).await.unwrap();
+    // In between somebody listens to what is asked for and what comes.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut entry = authority.entry();
+    let behind = entry.address;
+    entry.address = listener.local_addr().unwrap();
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let limits = http::Limits {
+            head: 10_000,
+            body: 1 << 20,
+            patience: PATIENCE,
+        };
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let request = http::read_request(&mut stream, &limits).await.unwrap().unwrap();
+            let mut there = TcpStream::connect(behind).await.unwrap();
+            let mut answer = http::exchange(&mut there, "127.0.0.1", &request, &limits)
+                .await
+                .unwrap();
+            if request.path.contains("/consensus") {
+                let asked = request.headers.get("X-Or-Diff-From-Consensus").is_some();
+                let text = String::from_utf8(answer.concat()).unwrap();
+                told.send((asked, tor_consdiff::looks_like_diff(&text))).unwrap();
+            }
+            answer.headers = http::Headers::default();
+            http::write_response(&mut stream, &answer, &limits).await.unwrap();
+        }
+    });
+    let follower = Directory::start(vec![entry]);
+    let following = async {
+        loop {
+            while heard.try_recv().is_ok() {}
+            let believed = follower.refresh().await.is_ok();
+            let mut seen = Vec::new();
+            seen.extend(std::iter::from_fn(|| heard.try_recv().ok()));
+            // A difference came, and nothing had to be asked for without one.
+            if believed && seen.contains(&(true, true)) {
+                return seen;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let seen = tokio::time::timeout(PATIENCE, following)
+        .await
+        .unwrap_or_else(|_| panic!("no difference came: {}", tor.log()));
+    assert!(seen.iter().all(|(asked, _)| *asked), "{seen:?}");
+}
