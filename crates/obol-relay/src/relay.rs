@@ -620,6 +620,11 @@ impl EngineHandle {
         self.with(|engine, now| engine.set_unpaid(now, unpaid));
     }
 
+    /// Whether it refuses new links and circuits.
+    pub fn is_asleep(&self) -> bool {
+        self.0.asleep.load(Ordering::Relaxed)
+    }
+
     /// Whether a relay that authenticated itself has connected to an address that we advertise, since we do.
     pub fn was_reached(&self) -> bool {
         self.0.reached.load(Ordering::Relaxed)

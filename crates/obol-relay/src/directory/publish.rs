@@ -6,7 +6,8 @@
 //!
 //! An authority answers 200 to what it throws away, too: C Tor keeps what it has if that is less than two hours old and
 //! differs in nothing that it compares. Onion keys, `proto` and certificates are not among that. So we look at what it
-//! kept, and if that says less than ours, make an edition with a new TAP key, which is compared and used for nothing else.
+//! kept, and if that says less than ours, make an edition with a new TAP key, which is compared and used for nothing else
+//! (or, where the consensus wants none, with another byte of bandwidth).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -46,7 +47,7 @@ const LONGEST_REFUSED: Duration = Duration::from_secs(3600);
 pub struct Occasion {
     /// The publication time that it is to name. Later than that of every edition before.
     pub now: SystemTime,
-    /// It must differ from the edition before in what authorities compare: a new TAP key.
+    /// It must differ from the edition before in what authorities compare: a new TAP key, or without one something else.
     pub distinct: bool,
 }
 
@@ -318,7 +319,7 @@ impl Publisher {
             Outcome::KeptAnother => {
                 info!(
                     authority,
-                    "what changed does not count for the authority: publishing with a new TAP key"
+                    "what changed does not count for the authority: publishing what differs more"
                 );
                 return self.publish(true).await;
             }

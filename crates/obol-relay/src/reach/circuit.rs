@@ -68,6 +68,14 @@ pub struct Load {
     pub duration: Duration,
 }
 
+impl Load {
+    /// Bytes of cells in all.
+    pub fn bytes(&self) -> u64 {
+        let bytes = u128::from(self.rate) * self.duration.as_millis() / 1000;
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+}
+
 /// A circuit whose second hop we are. It ends with its link.
 pub(super) struct Circuit {
     cells: Cells,
