@@ -6,6 +6,10 @@
 //! | `opening.rs` | before a link is open: TCP, TLS, the link handshake |
 //! | `cells.rs` | cells on an open link |
 //! | `messages.rs` | relay messages on a circuit |
+//! | `payments.rs` | payment messages to a relay that is paid |
+//!
+//! Cells and messages come from a client, and once more from a peer that has proved an identity which it has just made up. Payment
+//! messages come from a relay of the consensus, too.
 //!
 //! Every [`Case`] says what it may cost: its link, its circuit, or nothing. [`attack`] runs them all against one relay, while a
 //! [`Witness`], whose link and circuit are older than all of them, carries data over that relay. What it costs in
@@ -17,13 +21,16 @@
 mod cells;
 mod messages;
 mod opening;
+mod payments;
 mod wire;
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
+use obol_relay::keys::Keys;
 use tokio_util::sync::CancellationToken;
 
 use wire::{Circuit, Link};
@@ -44,18 +51,44 @@ pub enum Cost {
     Nothing,
 }
 
+/// Who does something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Who {
+    /// Somebody without an identity.
+    Client,
+    /// Somebody who has proved one that nobody knows.
+    Stranger,
+    /// A relay of the consensus that is paid.
+    Relay,
+}
+
+/// The relay to which something is done, and the identity of who does it, if any.
+#[derive(Clone)]
+struct Target {
+    relay: SocketAddr,
+    keys: Option<Arc<Keys>>,
+}
+
+impl From<SocketAddr> for Target {
+    fn from(relay: SocketAddr) -> Self {
+        Target { relay, keys: None }
+    }
+}
+
 /// One thing that a peer should not do.
 pub struct Case {
     /// What it does.
     pub name: String,
     /// What that costs.
     pub cost: Cost,
-    run: Box<dyn Fn(SocketAddr) -> BoxFuture<'static, Result<(), Failure>> + Send + Sync>,
+    /// Who does it.
+    pub who: Who,
+    run: Box<dyn Fn(Target) -> BoxFuture<'static, Result<(), Failure>> + Send + Sync>,
 }
 
 impl std::fmt::Debug for Case {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({:?})", self.name, self.cost)
+        write!(f, "{} ({:?}, by {:?})", self.name, self.cost, self.who)
     }
 }
 
@@ -136,7 +169,32 @@ pub fn cases() -> Vec<Case> {
     let mut all = opening::cases();
     all.extend(cells::cases());
     all.extend(messages::cases());
+    let twice = cells::cases().into_iter().chain(messages::cases());
+    all.extend(twice.map(|case| case.by(Who::Stranger)));
     all
+}
+
+/// New keys of a relay.
+///
+/// # Errors
+/// They cannot be made.
+pub async fn make_up() -> Result<Arc<Keys>, Failure> {
+    let making = tokio::task::spawn_blocking(|| {
+        let files = tempfile::tempdir()?;
+        Keys::open(&files.path().join("keys"), SystemTime::now()).map_err(io::Error::other)
+    });
+    Ok(making.await.map_err(io::Error::other)??)
+}
+
+impl Case {
+    /// The same by somebody else.
+    fn by(self, who: Who) -> Case {
+        Case {
+            name: format!("{who:?}: {}", self.name),
+            who,
+            ..self
+        }
+    }
 }
 
 /// Runs every case against the relay at this address, with a witness after each. Returns how many there were.
@@ -144,9 +202,22 @@ pub fn cases() -> Vec<Case> {
 /// # Errors
 /// All cases that did not cost what they should, or that the witness did not survive.
 pub async fn attack(relay: SocketAddr) -> Result<usize, Vec<Failure>> {
+    play(relay, cases(), None).await
+}
+
+/// The same with payment messages against a relay that is paid. `peer`: keys of a relay that is paid according to the consensus
+/// that it has.
+///
+/// # Errors
+/// As [`attack`].
+pub async fn attack_paid(relay: SocketAddr, peer: Arc<Keys>) -> Result<usize, Vec<Failure>> {
+    play(relay, payments::cases(), Some(peer)).await
+}
+
+async fn play(relay: SocketAddr, all: Vec<Case>, peer: Option<Arc<Keys>>) -> Result<usize, Vec<Failure>> {
+    let stranger = make_up().await.map_err(|error| vec![error])?;
     let mut witness = Witness::new(relay).await.map_err(|error| vec![error])?;
     let mut failures = Vec::new();
-    let all = cases();
     let number = all.len();
     for case in all {
         let over = CancellationToken::new();
@@ -159,7 +230,12 @@ pub async fn attack(relay: SocketAddr) -> Result<usize, Vec<Failure>> {
             patiently(witness.testify()).await
         };
         let acting = async {
-            let outcome = patiently((case.run)(relay)).await;
+            let keys = match case.who {
+                Who::Client => None,
+                Who::Stranger => Some(Arc::clone(&stranger)),
+                Who::Relay => peer.clone(),
+            };
+            let outcome = patiently((case.run)(Target { relay, keys })).await;
             over.cancel();
             outcome
         };
@@ -193,13 +269,14 @@ async fn patiently(work: impl Future<Output = Result<(), Failure>>) -> Result<()
 }
 
 /// A case that is made of these parts.
-fn case<F>(name: impl Into<String>, cost: Cost, run: impl Fn(SocketAddr) -> F + Send + Sync + 'static) -> Case
+fn case<F>(name: impl Into<String>, cost: Cost, run: impl Fn(Target) -> F + Send + Sync + 'static) -> Case
 where
     F: Future<Output = Result<(), Failure>> + Send + 'static,
 {
     Case {
         name: name.into(),
         cost,
-        run: Box::new(move |relay| Box::pin(run(relay))),
+        who: Who::Client,
+        run: Box::new(move |target| Box::pin(run(target))),
     }
 }

@@ -3,13 +3,18 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use obol_cell::{ToNode, ToOrigin};
 use obol_onion::crypto::tor1::{BODY_LEN, ClientLayers};
 use obol_onion::handshake::fast;
+use obol_onion::link::Expected;
+use obol_relay::handshake::{self, LinkStream, Local, Timeouts};
+use obol_relay::keys::Keys;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
-use super::{Cost, Failure, failure};
+use super::{Cost, Failure, Target, failure};
 
 /// Commands of cells (tor-spec, "Cell packet format").
 pub(super) mod cell {
@@ -123,7 +128,8 @@ pub(super) struct Came {
 
 /// A link.
 pub(super) struct Link {
-    tls: TlsStream<TcpStream>,
+    /// A client's, or a relay's.
+    tls: Either<TlsStream<TcpStream>, LinkStream>,
     buffer: Vec<u8>,
     /// Cells that came while another was waited for.
     aside: VecDeque<Came>,
@@ -153,7 +159,7 @@ impl Link {
 
     async fn half_open_on(tls: TlsStream<TcpStream>) -> Result<Self, Failure> {
         let mut link = Link {
-            tls,
+            tls: Either::Left(tls),
             buffer: Vec::new(),
             aside: VecDeque::new(),
             next: 0x8000_0100,
@@ -167,11 +173,31 @@ impl Link {
         Ok(link)
     }
 
-    /// An open link, as a client's.
-    pub(super) async fn open(relay: SocketAddr) -> Result<Self, Failure> {
+    /// An open link, as a client's, or of somebody with an identity.
+    pub(super) async fn open(target: impl Into<Target>) -> Result<Self, Failure> {
+        let Target { relay, keys } = target.into();
+        if let Some(keys) = keys {
+            return Link::with_identity(relay, &keys).await;
+        }
         let mut link = Link::half_open(relay).await?;
         link.send(&netinfo()).await?;
         Ok(link)
+    }
+
+    async fn with_identity(relay: SocketAddr, keys: &Keys) -> Result<Self, Failure> {
+        let local = Local {
+            advertised: vec![[127, 0, 0, 1].into()],
+            timeouts: Timeouts::default(),
+        };
+        let open = handshake::connect(relay, Expected::default(), keys, &local)
+            .await
+            .map_err(|error| Failure::Other(error.to_string()))?;
+        Ok(Link {
+            tls: Either::Right(open.stream),
+            buffer: open.leftover,
+            aside: VecDeque::new(),
+            next: 0x8000_0100,
+        })
     }
 
     pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
@@ -180,9 +206,12 @@ impl Link {
         Ok(())
     }
 
-    /// The connection under TLS.
-    pub(super) fn into_tcp(self) -> TcpStream {
-        self.tls.into_inner().0
+    /// The connection under TLS, of a client's link.
+    pub(super) fn into_tcp(self) -> Result<TcpStream, Failure> {
+        match self.tls {
+            Either::Left(tls) => Ok(tls.into_inner().0),
+            Either::Right(_) => failure("this link is a relay's"),
+        }
     }
 
     /// The next cell; `None`: the relay has closed the link.
@@ -364,6 +393,20 @@ impl Circuit {
                     return Ok((body[0], stream, body[11..11 + len].to_vec()));
                 }
                 _ => {}
+            }
+        }
+    }
+
+    /// A payment message to the relay.
+    pub(super) fn pay(&mut self, message: &ToNode) -> Vec<u8> {
+        self.message(relay::TO_NODE, 0, &message.encode())
+    }
+
+    /// The relay's next answer to one.
+    pub(super) async fn answer(&mut self, link: &mut Link) -> Result<ToOrigin, Failure> {
+        loop {
+            if let (relay::TO_ORIGIN, 0, data) = self.next(link).await? {
+                return ToOrigin::decode(&data).map_err(|error| Failure::Other(error.to_string()));
             }
         }
     }
