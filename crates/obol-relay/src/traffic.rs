@@ -35,6 +35,9 @@ pub struct Traffic {
     open: Sum,
     /// The intervals before it, the newest last.
     past: VecDeque<Sum>,
+    /// When the relay last measured itself by cells of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    measured: Option<u64>,
 }
 
 /// The time over which the highest rate is taken (*dir-spec*, `bandwidth`).
@@ -95,7 +98,19 @@ impl Traffic {
             since: unix(now),
             open: Sum::default(),
             past: VecDeque::new(),
+            measured: None,
         }
+    }
+
+    /// It has measured itself by cells of its own.
+    pub fn measured(&mut self, now: SystemTime) {
+        self.measured = Some(unix(now));
+    }
+
+    /// How long ago it did so; `None` if that is no longer, or not yet, among what is observed.
+    pub fn since_measured(&self, now: SystemTime) -> Option<Duration> {
+        let since = Duration::from_secs(unix(now).saturating_sub(self.measured?));
+        (since < INTERVAL * KEPT as u32).then_some(since)
     }
 
     /// Counts what was carried since the last time, and the rate over the last ten seconds, if that is known.
@@ -230,6 +245,20 @@ mod tests {
         assert_eq!((history.end, history.bytes), (day(3), vec![7, 8, 0]));
         ten(&mut traffic, 1, day(1000));
         assert_eq!(traffic.history().unwrap().bytes, [0; 5]);
+    }
+
+    #[test]
+    fn a_measurement_is_remembered_as_long_as_what_it_showed() {
+        let files = tempfile::tempdir().unwrap();
+        let path = files.path().join("traffic.toml");
+        let mut traffic = Traffic::new(day(0));
+        assert_eq!(traffic.since_measured(day(1)), None);
+        traffic.measured(day(1));
+        traffic.save(&path).unwrap();
+        let traffic = Traffic::load(&path).unwrap().unwrap();
+        assert_eq!(traffic.since_measured(day(2)), Some(INTERVAL));
+        assert_eq!(traffic.since_measured(day(0)), Some(Duration::ZERO));
+        assert_eq!(traffic.since_measured(day(7)), None);
     }
 
     #[test]

@@ -33,8 +33,10 @@ const LOAD: Load = Load {
     rate: FLOOR + FLOOR / 4,
     duration: Duration::from_secs(12),
 };
-/// How often is looked whether that is called for, as in C Tor, and how soon again when it failed.
-const LOAD_AGAIN: [Duration; 2] = [Duration::from_secs(12 * 3600), Duration::from_secs(600)];
+/// It does so no more often than this, as C Tor, restarts or not.
+const LOAD_AGAIN: Duration = Duration::from_secs(12 * 3600);
+/// How often is looked whether it is called for.
+const LOAD_LOOK: Duration = Duration::from_secs(600);
 /// How often carried bytes are counted.
 const COUNT: Duration = Duration::from_secs(1);
 /// After how many counts the file is written.
@@ -92,8 +94,6 @@ pub(super) struct Announcement {
     published: Mutex<Option<Published>>,
     /// Without a TAP key it is by this that one edition differs from another for authorities, if it has to.
     a_byte_less: AtomicBool,
-    /// It has measured what it can carry.
-    measured: AtomicBool,
     /// Payments have stopped.
     unpaid: AtomicBool,
     /// What may be carried in this period has been, or nearly.
@@ -128,7 +128,6 @@ impl Announcement {
             path,
             published: Mutex::new(None),
             a_byte_less: AtomicBool::new(false),
-            measured: AtomicBool::new(false),
             unpaid: AtomicBool::new(false),
             hibernating: AtomicBool::new(false),
         }))
@@ -171,19 +170,14 @@ impl Announcement {
         *self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The observed bandwidth that it claims.
-    fn claim(&self, observed: u64) -> u64 {
-        let least = match self.measured.load(Ordering::Relaxed) {
-            true => LEAST,
-            false => FLOOR,
-        };
-        observed.clamp(least, HIGHEST)
-    }
-
-    /// Whether it has to make itself carry something to know what it can: nobody does, and no rate is configured.
-    fn wants_load(&self) -> bool {
+    /// Whether it has to make itself carry something to know what it can: nobody does, no rate is configured, and it has not
+    /// done so for long.
+    fn wants_load(&self, now: SystemTime) -> bool {
         let hibernating = self.hibernating.load(Ordering::Relaxed);
-        self.about().bandwidth_rate == HIGHEST && self.traffic().observed() < FLOOR && !hibernating
+        let unlimited = self.about().bandwidth_rate == HIGHEST;
+        let traffic = self.traffic();
+        let recently = traffic.since_measured(now).is_some_and(|since| since < LOAD_AGAIN);
+        unlimited && traffic.observed() < FLOOR && !hibernating && !recently
     }
 
     /// Measures what it can carry by cells of its own, as soon as it is reached, and again when it is too little used to know.
@@ -192,25 +186,26 @@ impl Announcement {
         self_test: Arc<SelfTest>,
         settings: watch::Receiver<Arc<Config>>,
     ) {
-        let [often, soon] = LOAD_AGAIN;
         loop {
             self_test.reached().await;
-            let mut pause = often;
-            if settings.borrow().bandwidth.self_test && self.wants_load() {
+            if settings.borrow().bandwidth.self_test && self.wants_load(SystemTime::now()) {
                 match self_test.load(LOAD).await {
                     // Circuits that ended early tell nothing.
                     Ok(cells) if cells.saturating_mul(CELL_LEN as u64) >= LOAD.bytes() / 2 => {
-                        self.measured.store(true, Ordering::Relaxed);
-                        let observed = self.traffic().observed();
+                        let observed = {
+                            let mut traffic = self.traffic();
+                            traffic.measured(SystemTime::now());
+                            traffic.observed()
+                        };
+                        self.save().await;
                         tracing::info!(cells, observed, "measured what this relay carries, by cells of its own");
                     }
                     outcome => {
                         tracing::debug!(?outcome, "what this relay carries could not be measured");
-                        pause = soon;
                     }
                 }
             }
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(LOAD_LOOK).await;
         }
     }
 
@@ -228,7 +223,7 @@ impl Announcement {
         let traffic = self.traffic();
         // A configured rate is a promise; without one only what was seen counts.
         about.bandwidth_observed = if about.bandwidth_rate == HIGHEST {
-            self.claim(traffic.observed())
+            claim(&traffic)
         } else {
             about.bandwidth_rate
         };
@@ -308,10 +303,10 @@ impl Announcement {
             tokio::time::sleep(COUNT).await;
             let now = carried(&engine);
             let rate = window.rate(self.started.elapsed(), now);
-            let observed = {
+            let claimed = {
                 let mut traffic = self.traffic();
                 traffic.record(now.saturating_sub(before), rate, SystemTime::now());
-                traffic.observed()
+                claim(&traffic)
             };
             before = now;
             if round.is_multiple_of(SAVE) {
@@ -322,10 +317,10 @@ impl Announcement {
                 && self.about().bandwidth_rate == HIGHEST
                 && self
                     .published()
-                    .is_some_and(|published| is_other(published.observed, self.claim(observed)))
+                    .is_some_and(|published| is_other(published.observed, claimed))
             {
                 announced = Some(Instant::now());
-                tracing::debug!(observed, "the bandwidth has changed: publishing");
+                tracing::debug!(claimed, "the bandwidth has changed: publishing");
                 if let Err(error) = self.directory.publish().await {
                     tracing::debug!(%error, "the descriptor with a new bandwidth was not accepted yet");
                 }
@@ -340,6 +335,15 @@ impl Announcement {
             tracing::warn!(%error, "{} cannot be written", self.path.display());
         }
     }
+}
+
+/// The observed bandwidth that a relay with this traffic claims.
+fn claim(traffic: &Traffic) -> u64 {
+    let least = match traffic.since_measured(SystemTime::now()) {
+        Some(_) => LEAST,
+        None => FLOOR,
+    };
+    traffic.observed().clamp(least, HIGHEST)
 }
 
 /// Whether an observed bandwidth is twice or half the published one.
@@ -575,22 +579,28 @@ mod tests {
     #[tokio::test]
     async fn a_relay_loads_itself_only_while_it_does_not_know_what_it_carries() {
         let (rated, _files) = announcement(&node_toml().replace("#rate = ", "rate = "));
-        assert!(!rated.wants_load(), "a configured rate is a promise");
+        let now = SystemTime::now();
+        assert!(!rated.wants_load(now), "a configured rate is a promise");
         let (free, _files) = announcement(&node_toml());
-        assert!(free.wants_load());
+        assert!(free.wants_load(now));
         free.set_hibernating(true);
-        assert!(!free.wants_load(), "it may not carry anything");
+        assert!(!free.wants_load(now), "it may not carry anything");
         free.set_hibernating(false);
         // Until it has measured it claims more than nothing, and then what it has seen.
         let little = FLOOR / 3;
-        free.traffic().record(little * 10, Some(little), SystemTime::now());
-        assert!(free.wants_load());
+        free.traffic().record(little * 10, Some(little), now);
+        assert!(free.wants_load(now));
         assert_eq!(free.complete(ALL).bandwidth_observed, FLOOR);
-        free.measured.store(true, Ordering::Relaxed);
+        free.traffic().measured(now);
         assert_eq!(free.complete(ALL).bandwidth_observed, little);
-        assert_eq!(free.claim(0), LEAST);
-        free.traffic().record(FLOOR * 10, Some(FLOOR), SystemTime::now());
-        assert!(!free.wants_load(), "others have shown it");
+        assert!(!free.wants_load(now), "it has just done so");
+        assert!(free.wants_load(now + LOAD_AGAIN));
+        free.traffic().record(FLOOR * 10, Some(FLOOR), now);
+        assert!(!free.wants_load(now + LOAD_AGAIN), "others have shown it");
+        let mut idle = Traffic::new(now);
+        assert_eq!(claim(&idle), FLOOR);
+        idle.measured(now);
+        assert_eq!(claim(&idle), LEAST);
     }
 
     #[test]
