@@ -516,6 +516,11 @@ impl About {
             "nickname": self.settings.borrow().nickname,
             "fingerprint": self.fingerprint,
             "relays_known": snapshot.relays().len(),
+            // Unix seconds.
+            "consensus_valid_after": snapshot
+                .valid_after
+                .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
+                .map(|since| since.as_secs()),
             "reachable": match self.self_test.state() {
                 Reachability::Unknown => Value::Null,
                 reachability => json!(reachability == Reachability::Reachable),

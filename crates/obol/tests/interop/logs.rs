@@ -20,6 +20,26 @@ const EXPLAINED: &[(&str, &str)] = &[
         "while fetching consensus directory",
         "there is none before the first vote",
     ),
+    ("vote received at", "authorities among themselves, on a busy machine"),
+    ("Rejected vote from", "authorities among themselves, on a busy machine"),
+    (
+        "enough votes to generate a consensus",
+        "authorities among themselves, on a busy machine",
+    ),
+    (
+        "response after uploading vote",
+        "authorities among themselves, on a busy machine",
+    ),
+    (
+        "while fetching \"/tor/status-vote/next/",
+        "authorities among themselves",
+    ),
+    ("Not enough info to publish pending", "authorities among themselves"),
+    ("Failed to post consensus", "an authority that is lost for a while"),
+    (
+        "is not from a recognized authority. Discarding commit",
+        "shared random values are off",
+    ),
     (
         "We just marked ourself as down",
         "an authority's clock of its own reachability",

@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use world::World;
 
@@ -70,13 +72,15 @@ impl Case {
 struct Suite {
     runtime: Runtime,
     world: OnceLock<Result<World, String>>,
+    /// Becomes true with SIGINT and SIGTERM: what has been started is still ended.
+    interrupted: watch::Receiver<bool>,
 }
 
 impl Suite {
     fn world(&self) -> Result<&World, Failed> {
         let world = self.world.get_or_init(|| {
-            let started =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.runtime.block_on(World::start())));
+            let starting = self.unless_interrupted(World::start());
+            let started = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.runtime.block_on(starting)));
             match started {
                 Ok(Ok(world)) => Ok(world),
                 Ok(Err(error)) => Err(format!("the network does not come up: {error:#}")),
@@ -86,17 +90,24 @@ impl Suite {
         world.as_ref().map_err(Failed::from)
     }
 
+    /// Does it, or gives it up at the first signal.
+    async fn unless_interrupted<T>(&self, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+        let mut interrupted = self.interrupted.clone();
+        tokio::select! {
+            biased;
+            Ok(_) = interrupted.wait_for(|interrupted| *interrupted) => anyhow::bail!("interrupted"),
+            outcome = work => outcome,
+        }
+    }
+
     fn run(&self, case: &Case) -> Result<(), Failed> {
         let world = self.world()?;
         say(&format!("{} ...", case.name));
         let began = Instant::now();
-        let trial = self
-            .runtime
-            .block_on(async { tokio::time::timeout(case.patience, (case.run)(world)).await });
-        let outcome = match trial {
-            Ok(outcome) => outcome,
-            Err(_) => Err(anyhow::anyhow!("it took longer than {} s", case.patience.as_secs())),
-        };
+        let outcome = self.runtime.block_on(self.unless_interrupted(async {
+            let trial = tokio::time::timeout(case.patience, (case.run)(world)).await;
+            trial.map_err(|_| anyhow::anyhow!("it took longer than {} s", case.patience.as_secs()))?
+        }));
         say(&format!("  took {:.1} s", began.elapsed().as_secs_f64()));
         outcome.map_err(|error| format!("{error:#}\n{}", world.tails()).into())
     }
@@ -122,9 +133,21 @@ fn main() -> ExitCode {
         .enable_all()
         .build()
         .unwrap();
+    let (interrupt, interrupted) = watch::channel(false);
+    runtime.spawn(async move {
+        let (mut int, mut term) = (
+            signal(SignalKind::interrupt()).unwrap(),
+            signal(SignalKind::terminate()).unwrap(),
+        );
+        tokio::select! { _ = int.recv() => {}, _ = term.recv() => {} }
+        interrupt.send_replace(true);
+        // The channel must not close.
+        std::future::pending::<()>().await;
+    });
     let suite = Arc::new(Suite {
         runtime,
         world: OnceLock::new(),
+        interrupted,
     });
     let trials = trials::all().into_iter().map(|case| {
         let suite = Arc::clone(&suite);

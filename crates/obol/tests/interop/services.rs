@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use arti_client::config::onion_service::OnionServiceConfigBuilder;
 use futures::StreamExt as _;
 use obol_testnet::authority::ArtiNetwork;
@@ -19,7 +19,7 @@ use tor_hsservice::{RunningOnionService, handle_rend_requests};
 use crate::arti::Arti;
 
 /// How long a service may take until its descriptor is in the directories.
-const PUBLISH: Duration = Duration::from_secs(300);
+pub const PUBLISH: Duration = Duration::from_secs(300);
 
 /// A C Tor process with an onion service.
 pub struct CTorService {
@@ -62,7 +62,7 @@ impl CTorService {
 pub struct ArtiService {
     /// `....onion`.
     pub name: String,
-    _running: std::sync::Arc<RunningOnionService>,
+    running: std::sync::Arc<RunningOnionService>,
     _arti: Arti,
     task: JoinHandle<()>,
 }
@@ -74,7 +74,8 @@ impl Drop for ArtiService {
 }
 
 impl ArtiService {
-    /// Starts it, and waits until it has told the directories of itself.
+    /// Starts it. That it has told the directories of itself is for them to say: without shared random values it never calls itself reachable,
+    /// since it knows no second period of time to publish for.
     pub async fn start(directory: &Path, network: &ArtiNetwork, origin: SocketAddr) -> anyhow::Result<ArtiService> {
         let arti = Arti::start(directory, network).await?;
         let config = OnionServiceConfigBuilder::default()
@@ -93,21 +94,17 @@ impl ArtiService {
                 });
             }
         });
-        let mut events = running.status_events();
-        let reachable = async {
-            while !running.status().state().is_fully_reachable() {
-                ensure!(events.next().await.is_some(), "the service has ended");
-            }
-            Ok(())
-        };
-        let done = tokio::time::timeout(PUBLISH, reachable).await;
-        done.with_context(|| format!("the Arti service is not reachable: {:?}", running.status()))??;
         let name = running.onion_address().context("a service has a name")?;
         Ok(ArtiService {
             name: name.display_unredacted().to_string(),
-            _running: running,
+            running,
             _arti: arti,
             task,
         })
+    }
+
+    /// What it thinks of itself.
+    pub fn status(&self) -> String {
+        format!("{:?}", self.running.status())
     }
 }

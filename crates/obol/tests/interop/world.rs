@@ -17,7 +17,7 @@ use crate::client::Payer;
 use crate::money::Money;
 use crate::node::Node;
 use crate::renewals::{Renewal, Renewals};
-use crate::services::{ArtiService, CTorService};
+use crate::services::{ArtiService, CTorService, PUBLISH};
 use crate::tor::TorClient;
 use crate::{logs, say};
 
@@ -230,8 +230,26 @@ impl World {
         for authority in &self.authorities {
             authority.votes_for_guards(&guards).await?;
         }
-        self.renewals.next(COME_UP, as_voted).await?;
-        self.nodes_know_everybody().await
+        let renewal = self.renewals.next(COME_UP, as_voted).await?;
+        self.nodes_have(&renewal).await
+    }
+
+    /// Waits until clients get this consensus, or a later one, from each of our relays.
+    async fn nodes_have(&self, renewal: &Renewal) -> anyhow::Result<()> {
+        let having = async {
+            for node in &self.nodes {
+                loop {
+                    let state = node.control().await?.state().await?;
+                    if state["consensus_valid_after"].as_i64() >= Some(renewal.valid_after) {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            }
+            anyhow::Ok(())
+        };
+        let outcome = tokio::time::timeout(COME_UP, having).await;
+        outcome.context("our relays do not get the newest consensus")?
     }
 
     /// Relays in the network.
@@ -383,9 +401,39 @@ impl World {
     pub async fn arti_service(&self) -> anyhow::Result<&ArtiService> {
         let starting = async || {
             say("an Arti onion service");
-            ArtiService::start(&self.place("artiservice"), &self.arti_network(), self.target()).await
+            let before = self.onion_descriptors().await?;
+            let service = ArtiService::start(&self.place("artiservice"), &self.arti_network(), self.target()).await?;
+            let published = async {
+                while self
+                    .onion_descriptors()
+                    .await?
+                    .iter()
+                    .zip(&before)
+                    .any(|(now, then)| now <= then)
+                {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                anyhow::Ok(())
+            };
+            let done = tokio::time::timeout(PUBLISH, published).await;
+            done.with_context(|| format!("the Arti service does not publish: {}", service.status()))??;
+            Ok(service)
         };
         self.arti_service.get_or_try_init(starting).await
+    }
+
+    /// How many descriptors of onion services each of our relays holds.
+    async fn onion_descriptors(&self) -> anyhow::Result<Vec<u64>> {
+        let mut held = Vec::new();
+        for node in &self.nodes {
+            let state = node.control().await?.state().await?;
+            held.push(
+                state["onion_descriptors"]["held"]
+                    .as_u64()
+                    .context("a number of descriptors")?,
+            );
+        }
+        Ok(held)
     }
 
     /// The file came as it is.

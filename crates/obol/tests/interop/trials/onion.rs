@@ -1,5 +1,7 @@
 //! Onion services of both kinds, reached by clients of all three kinds, with our relays for introduction, rendezvous and directory.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{bail, ensure};
 use arti_client::StreamPrefs;
 use arti_client::config::BoolOrAuto;
@@ -13,6 +15,8 @@ use crate::world::World;
 
 /// Clients and services choose their relays themselves; so often they are asked for new ones, until both points are ours.
 const TRIES: usize = 40;
+/// How long after that failures are put up with: a descriptor may belong to the period of time before.
+const PUT_UP: Duration = Duration::from_secs(200);
 /// What is fetched in each attempt is the whole file.
 const PAGE: &str = "/file";
 
@@ -84,13 +88,18 @@ async fn reached<S: AsyncRead + AsyncWrite + Unpin>(
         ensure!(directory == ours, "{relay} has the flags {flags:?}");
     }
     let (mut introductions, mut rendezvous, mut failures) = (0, 0, Vec::new());
-    for attempt in 0..TRIES {
+    let began = Instant::now();
+    for attempt in 0.. {
+        if attempt >= TRIES + failures.len() || (!failures.is_empty() && began.elapsed() > PUT_UP) {
+            break;
+        }
         let before = counted(world).await?;
         match connect(attempt).await {
             Ok(stream) => world.is_whole(transfer::get(stream, PAGE, |_| {}).await?)?,
             // A descriptor that is not there yet, or a point that has gone: clients try again.
             Err(error) => {
                 failures.push(format!("{error:#}"));
+                tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             }
         }
