@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arti_client::{DataStream, StreamPrefs, TorClient};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use obol_cell::{Asset, PricePer64KiB, Stroops};
 use obol_stellar::escrow::PayerSecret;
 use obol_stellar::key::{KeyFileError, account_text};
@@ -48,7 +50,12 @@ impl Client {
     /// Starts a client: binds the proxy, opens the wallet and the journal, loads the Tor directory and waits until circuits can be built.
     ///
     /// To be called within a tokio runtime (multi-threaded). Applications are served from the moment this returns.
-    pub async fn start(config: ClientConfig) -> Result<ClientHandle, StartError> {
+    pub fn start(config: ClientConfig) -> BoxFuture<'static, Result<ClientHandle, StartError>> {
+        // Boxed, as the long ones below: what it runs is compiled with this crate, and not again with everything that calls it.
+        Client::bring_up(config).boxed()
+    }
+
+    async fn bring_up(config: ClientConfig) -> Result<ClientHandle, StartError> {
         config.check()?;
         // What can fail for the user's fault comes first, before the network is touched.
         let proxy = Proxy::bind(config.socks.listen).await?;
@@ -352,7 +359,11 @@ impl ClientHandle {
     ///
     /// # Errors
     /// [`SettleError::NotReady`] when `patience` was not enough; it goes on in the background, and [`Event`]s tell what is in the way.
-    pub async fn ready_to_pay(&self, patience: Duration) -> Result<(), SettleError> {
+    pub fn ready_to_pay(&self, patience: Duration) -> BoxFuture<'_, Result<(), SettleError>> {
+        self.until_ready(patience).boxed()
+    }
+
+    async fn until_ready(&self, patience: Duration) -> Result<(), SettleError> {
         self.inner.wallet.as_ref().ok_or(SettleError::NoWallet)?;
         let mut ready = self.inner.ready.clone();
         let became_ready = async {
@@ -381,7 +392,11 @@ impl ClientHandle {
     ///
     /// # Errors
     /// [`SettleError::Unsettled`] when `patience` was not enough; it goes on in the background.
-    pub async fn close_escrows(&self, patience: Duration) -> Result<(), SettleError> {
+    pub fn close_escrows(&self, patience: Duration) -> BoxFuture<'_, Result<(), SettleError>> {
+        self.until_settled(patience).boxed()
+    }
+
+    async fn until_settled(&self, patience: Duration) -> Result<(), SettleError> {
         let inner = &self.inner;
         let wallet = inner.wallet.as_ref().ok_or(SettleError::NoWallet)?;
         wallet.hurry();

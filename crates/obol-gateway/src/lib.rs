@@ -102,7 +102,12 @@ pub struct Gateway {
 
 impl Gateway {
     /// Binds the address, reads or makes the token, and serves until stopped. Needs a tokio runtime.
-    pub async fn start(options: Options, backend: Backend) -> Result<Gateway, GatewayError> {
+    pub fn start(options: Options, backend: Backend) -> BoxFuture<Result<Gateway, GatewayError>> {
+        // Boxed: what it runs is compiled with this crate, and not again with everything that calls it.
+        Box::pin(Gateway::bring_up(options, backend))
+    }
+
+    async fn bring_up(options: Options, backend: Backend) -> Result<Gateway, GatewayError> {
         if !options.listen.ip().is_loopback() && !options.allow_remote {
             return Err(GatewayError::NotLoopback(options.listen));
         }

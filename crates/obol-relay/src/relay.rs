@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use obol_onion::engine::{
     CircuitId, Congestion, Counters, DefenceParameters, DestroyReason, Engine, EngineConfig, Event, LinkId,
     LinkParameters, NextHop, PaymentEvent, Peer, SendmeVersions, StreamId, Time, UnpaidShare,
@@ -394,7 +396,12 @@ impl Relay {
     ///
     /// # Errors
     /// An address that cannot be listened on. Then nothing is left running.
-    pub async fn start(parts: RelayParts) -> Result<RelayHandle, StartError> {
+    pub fn start(parts: RelayParts) -> BoxFuture<'static, Result<RelayHandle, StartError>> {
+        // Boxed: what it runs is compiled with this crate, and not again with everything that calls it.
+        Relay::bring_up(parts).boxed()
+    }
+
+    async fn bring_up(parts: RelayParts) -> Result<RelayHandle, StartError> {
         let mut listeners = Vec::new();
         let mut addresses = Vec::new();
         for address in &parts.listen {

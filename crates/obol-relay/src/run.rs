@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use obol_gateway::{Backend, BoxFuture, Control, ControlError, Gateway, GatewayError};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use obol_gateway::{Backend, Control, ControlError, Gateway, GatewayError};
 use obol_onion::engine::{CELL_LEN, EngineConfig, UnpaidShare};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -103,7 +105,12 @@ pub struct RunningRelay {
 
 /// Starts a relay. Needs a tokio runtime; returns when links and payments are accepted. The descriptor is uploaded after
 /// that, and again until an authority takes it.
-pub async fn run(config: Config) -> Result<RunningRelay, RunError> {
+pub fn run(config: Config) -> BoxFuture<'static, Result<RunningRelay, RunError>> {
+    // Boxed, as the long ones below: what it runs is compiled with this crate, and not again with everything that calls it.
+    bring_up(config).boxed()
+}
+
+async fn bring_up(config: Config) -> Result<RunningRelay, RunError> {
     config.check()?;
     // A process has one; whoever installed another before keeps that.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -296,7 +303,11 @@ impl RunningRelay {
     /// with DESTROY, reason HIBERNATING), waits until those that are open have ended, at most for `shutdown_wait`, and
     /// then, again at most for so long, until the ledger has what must not wait for the next start
     /// ([`Payments::settle`]). May be given up at any moment: nothing is lost by that but time.
-    pub async fn wind_down(&self) {
+    pub fn wind_down(&self) -> BoxFuture<'_, ()> {
+        self.finish_what_is_open().boxed()
+    }
+
+    async fn finish_what_is_open(&self) {
         self.leaving.cancel();
         self.relay.sleep(true);
         let config = self.config();
@@ -321,7 +332,11 @@ impl RunningRelay {
 
     /// Stops everything, in order: no new circuits, links closed, what was under way on the ledger left for the next
     /// start, the journal let go.
-    pub async fn shutdown(mut self) {
+    pub fn shutdown(self) -> BoxFuture<'static, ()> {
+        self.bring_down().boxed()
+    }
+
+    async fn bring_down(mut self) {
         for task in &self.tasks {
             task.abort();
         }
@@ -462,7 +477,7 @@ fn backend(about: Arc<About>) -> Backend {
     let (of_metrics, of_state) = (Arc::clone(&about), Arc::clone(&about));
     let control: Control = Arc::new(move |name, body| {
         let about = Arc::clone(&about);
-        let done: BoxFuture<_> = Box::pin(async move { about.control(&name, &body).await });
+        let done: obol_gateway::BoxFuture<_> = Box::pin(async move { about.control(&name, &body).await });
         done
     });
     Backend {

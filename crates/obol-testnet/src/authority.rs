@@ -17,6 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use obol_relay::directory::answer::answer;
 use obol_relay::directory::documents::{Certificate, Documents};
 use obol_relay::directory::{self, http};
@@ -256,7 +258,12 @@ async fn answering(relays: Vec<Arc<Known>>) -> Vec<Arc<Known>> {
 impl Authority {
     /// Makes keys, listens, and serves. The first consensus comes with [`publish_now`](Self::publish_now) or, if relays
     /// have published by then, after one interval.
-    pub async fn start(config: AuthorityConfig) -> Result<Authority, StartError> {
+    pub fn start(config: AuthorityConfig) -> BoxFuture<'static, Result<Authority, StartError>> {
+        // Boxed: what it runs is compiled with this crate, and not again with everything that calls it.
+        Authority::bring_up(config).boxed()
+    }
+
+    async fn bring_up(config: AuthorityConfig) -> Result<Authority, StartError> {
         let listen = config.listen;
         let listen_error = |source| StartError::Listen {
             address: listen,

@@ -29,6 +29,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use obol_relay::keys::Keys;
 use tokio_util::sync::CancellationToken;
@@ -201,8 +202,9 @@ impl Case {
 ///
 /// # Errors
 /// All cases that did not cost what they should, or that the witness did not survive.
-pub async fn attack(relay: SocketAddr) -> Result<usize, Vec<Failure>> {
-    play(relay, cases(), None).await
+pub fn attack(relay: SocketAddr) -> BoxFuture<'static, Result<usize, Vec<Failure>>> {
+    // Boxed: what it runs is compiled with this crate, and not again with everything that calls it.
+    play(relay, cases(), None).boxed()
 }
 
 /// The same with payment messages against a relay that is paid. `peer`: keys of a relay that is paid according to the consensus
@@ -210,8 +212,8 @@ pub async fn attack(relay: SocketAddr) -> Result<usize, Vec<Failure>> {
 ///
 /// # Errors
 /// As [`attack`].
-pub async fn attack_paid(relay: SocketAddr, peer: Arc<Keys>) -> Result<usize, Vec<Failure>> {
-    play(relay, payments::cases(), Some(peer)).await
+pub fn attack_paid(relay: SocketAddr, peer: Arc<Keys>) -> BoxFuture<'static, Result<usize, Vec<Failure>>> {
+    play(relay, payments::cases(), Some(peer)).boxed()
 }
 
 async fn play(relay: SocketAddr, all: Vec<Case>, peer: Option<Arc<Keys>>) -> Result<usize, Vec<Failure>> {

@@ -23,6 +23,8 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -84,7 +86,12 @@ impl Drop for ServerHandle {
 }
 
 /// Serves a ledger at an address (port 0: any free one) and closes its ledgers as it is configured. Needs a tokio runtime.
-pub async fn serve(ledger: Arc<Ledger>, listen: SocketAddr) -> io::Result<ServerHandle> {
+pub fn serve(ledger: Arc<Ledger>, listen: SocketAddr) -> BoxFuture<'static, io::Result<ServerHandle>> {
+    // Boxed: what it runs is compiled with this crate, and not again with everything that calls it.
+    bring_up(ledger, listen).boxed()
+}
+
+async fn bring_up(ledger: Arc<Ledger>, listen: SocketAddr) -> io::Result<ServerHandle> {
     let listener = TcpListener::bind(listen).await?;
     let addr = listener.local_addr()?;
     let (stop, stopping) = watch::channel(false);
