@@ -47,19 +47,19 @@ pub struct NativeAudit {
     pub difference: i64,
 }
 
-/// The sum of an issued asset.
+/// The sum of an issued asset. Every balance fits in an `i64`; sums over accounts, or over all time, may not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct AssetAudit {
     /// On trust lines.
-    pub trust_lines: i64,
+    pub trust_lines: i128,
     /// In claimable balances.
-    pub claimable: i64,
+    pub claimable: i128,
     /// Paid out by the issuer, ever.
-    pub issued: i64,
+    pub issued: i128,
     /// Come back to the issuer, ever.
-    pub returned: i64,
+    pub returned: i128,
     /// Created (positive) or lost: always 0.
-    pub difference: i64,
+    pub difference: i128,
 }
 
 /// The balances of one account.
@@ -81,7 +81,7 @@ impl Audit {
         };
         let mut assets: BTreeMap<String, AssetAudit> = BTreeMap::new();
         let mut accounts: BTreeMap<String, AccountBalances> = BTreeMap::new();
-        // Sums may pass i64 only if stroops were created, which `difference` then shows: saturate rather than wrap.
+        // There are fewer lumens than i64 holds: a sum that passes it was created, which `difference` then shows.
         for entry in state.entries.values() {
             match &entry.data {
                 LedgerEntryData::Account(account) => {
@@ -91,7 +91,7 @@ impl Audit {
                 LedgerEntryData::Trustline(line) => {
                     let Some(name) = line_name(&line.asset) else { continue };
                     let sum = assets.entry(name.clone()).or_default();
-                    sum.trust_lines = sum.trust_lines.saturating_add(line.balance);
+                    sum.trust_lines += i128::from(line.balance);
                     accounts
                         .entry(text::account(&line.account_id))
                         .or_default()
@@ -107,7 +107,7 @@ impl Audit {
                 }
                 LedgerEntryData::ClaimableBalance(balance) => {
                     let sum = assets.entry(text::asset(&balance.asset)).or_default();
-                    sum.claimable = sum.claimable.saturating_add(balance.amount);
+                    sum.claimable += i128::from(balance.amount);
                 }
                 _ => {}
             }
@@ -117,10 +117,7 @@ impl Audit {
             (sum.issued, sum.returned) = (*issued, *returned);
         }
         for sum in assets.values_mut() {
-            sum.difference = sum
-                .trust_lines
-                .saturating_add(sum.claimable)
-                .saturating_sub(sum.issued.saturating_sub(sum.returned));
+            sum.difference = sum.trust_lines + sum.claimable - (sum.issued - sum.returned);
         }
         let held = native
             .accounts
@@ -135,13 +132,10 @@ impl Audit {
         }
     }
 
-    /// Stroops created or lost over all assets: 0 in a sound ledger.
+    /// Stroops created or lost over all assets: 0 in a sound ledger (and `i64::MAX` for more than that).
     pub fn created_or_lost(&self) -> i64 {
-        self.assets
-            .values()
-            .fold(self.native.difference.saturating_abs(), |sum, a| {
-                sum.saturating_add(a.difference.saturating_abs())
-            })
+        let assets: i128 = self.assets.values().map(|asset| asset.difference.abs()).sum();
+        i64::try_from(i128::from(self.native.difference).abs() + assets).unwrap_or(i64::MAX)
     }
 }
 
@@ -156,7 +150,7 @@ fn line_name(asset: &TrustLineAsset) -> Option<String> {
 /// What issuers paid out and took back, counted from transactions.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Movements {
-    assets: BTreeMap<String, (i64, i64)>,
+    assets: BTreeMap<String, (i128, i128)>,
 }
 
 impl Movements {
@@ -166,10 +160,10 @@ impl Movements {
         if out || back {
             let (issued, returned) = self.assets.entry(text::asset(asset)).or_default();
             if out {
-                *issued = issued.saturating_add(amount);
+                *issued += i128::from(amount);
             }
             if back {
-                *returned = returned.saturating_add(amount);
+                *returned += i128::from(amount);
             }
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use common::{bump, bytes, key, op, options, pay, raw, signed, transaction};
+use common::{bump, bytes, key, op, op_of, options, pay, raw, signed, transaction, trust};
 use ed25519_dalek::SigningKey;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -434,6 +434,46 @@ async fn many_submit_at_once_and_every_stroop_is_accounted_for() {
     assert_eq!(audit["stroops_created_or_lost"], 0);
     assert_eq!(audit["native"]["fee_pool"], 40 * 100 + 120 * 100);
     assert_eq!(audit["accounts"].as_object().unwrap().len(), 41);
+}
+
+#[tokio::test]
+async fn the_audit_adds_up_what_no_single_balance_could_hold() {
+    let served = Served::on_demand().await;
+    let (issuer, alice, bob) = (key(1), key(2), key(3));
+    for key in [&issuer, &alice, &bob] {
+        served.fund(key).await;
+    }
+    let obol = common::asset(&issuer);
+    let all = |from: &SigningKey, to: &SigningKey| op_of(from, pay(to, obol.clone(), i64::MAX));
+    let operations = vec![
+        op_of(&alice, trust(&issuer, i64::MAX)),
+        op_of(&bob, trust(&issuer, i64::MAX)),
+        all(&issuer, &alice),
+        all(&issuer, &bob),
+        all(&bob, &issuer),
+        all(&issuer, &bob),
+    ];
+    let sequence = served.ledger.account(&raw(&issuer)).unwrap().seq_num.0 + 1;
+    let tx = transaction(&issuer, sequence, 600, operations);
+    let envelope = bytes(signed(tx, served.ledger.network_id(), &[&issuer, &alice, &bob]));
+    let answer = served.form("/transactions", &envelope).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+
+    let audit = served.get("/obol/audit").await;
+    let max = i128::from(i64::MAX);
+    for (name, sum) in [
+        ("issued", 3 * max),
+        ("returned", max),
+        ("trust_lines", 2 * max),
+        ("difference", 0),
+    ] {
+        assert!(
+            audit.text.contains(&format!("\"{name}\":{sum}")),
+            "{name}: {}",
+            audit.text
+        );
+    }
+    assert_eq!(audit.json()["stroops_created_or_lost"], 0);
 }
 
 #[tokio::test]

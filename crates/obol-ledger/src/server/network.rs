@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::problem::Problem;
 use super::request::Asked;
 use super::{Answer, App, MAX_BODY, hal, resources};
+use crate::audit::Audit;
 use crate::store::{Filter, Page};
 use crate::text;
 
@@ -177,9 +178,18 @@ pub async fn audit(State(app): State<App>) -> Answer {
     let audit = tokio::task::spawn_blocking(move || ledger.audit())
         .await
         .map_err(|_| Problem::bad_request("audit", "interrupted"))??;
-    let mut body = serde_json::to_value(&audit).unwrap_or_default();
-    body["stroops_created_or_lost"] = json!(audit.created_or_lost());
-    let mut response = body.to_string().into_response();
+    #[derive(serde::Serialize)]
+    struct Report<'a> {
+        #[serde(flatten)]
+        audit: &'a Audit,
+        stroops_created_or_lost: i64,
+    }
+    // Written straight to text: a `serde_json::Value` holds no number beyond 64 bits.
+    let report = Report {
+        audit: &audit,
+        stroops_created_or_lost: audit.created_or_lost(),
+    };
+    let mut response = serde_json::to_string(&report).unwrap_or_default().into_response();
     response.headers_mut().insert(
         axum::http::header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
