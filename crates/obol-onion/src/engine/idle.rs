@@ -23,7 +23,11 @@ impl Engine {
     /// Looks at some of the circuits; called once a second.
     pub(crate) fn look_through_circuits(&mut self) {
         let all = self.circuits.indices().len();
-        for _ in 0..all.div_ceil(ROUND) {
+        // In a small table not every second has one to look at: a round takes as long.
+        self.looks_due += all;
+        let looks = self.looks_due / ROUND;
+        self.looks_due %= ROUND;
+        for _ in 0..looks {
             self.circuit_looked_at = match self.circuit_looked_at + 1 {
                 next if (next as usize) < all => next,
                 _ => 0,

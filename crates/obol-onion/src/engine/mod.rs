@@ -223,6 +223,8 @@ pub struct Engine {
     last_ticket: u32,
     /// Index of the circuit that was last looked at for being idle.
     circuit_looked_at: u32,
+    /// Of the looks for idle circuits that were due, what is left over, in parts of one.
+    looks_due: usize,
     handshakes: Handshakes,
     pending_proofs: usize,
     paid_circuits: usize,
@@ -261,6 +263,7 @@ impl Engine {
             pacer,
             last_ticket: 0,
             circuit_looked_at: 0,
+            looks_due: 0,
             handshakes: Handshakes::default(),
             pending_proofs: 0,
             paid_circuits: 0,

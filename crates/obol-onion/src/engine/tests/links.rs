@@ -353,6 +353,22 @@ fn a_link_whose_peer_takes_nothing_for_fifty_minutes_is_closed() {
 }
 
 #[test]
+fn a_lone_circuit_that_says_nothing_has_as_long_as_one_of_many() {
+    let mut relay_ = with(&[]);
+    relay_.engine.config.idle_looks = Some(2);
+    let link = relay_.up(client());
+    relay_.create(link, 0x8000_0001, command::CREATE_FAST);
+    for _ in 0..60 {
+        relay_.jump(SECOND);
+    }
+    assert_eq!(relay_.engine.counters().circuits[1], 1, "a minute is not too long");
+    for _ in 0..130 {
+        relay_.jump(SECOND);
+    }
+    assert_eq!(relay_.engine.counters().circuits_idle, 1);
+}
+
+#[test]
 fn a_clients_circuit_that_goes_nowhere_and_says_nothing_is_closed_and_others_are_not() {
     let mut relay_ = with(&[]);
     relay_.engine.config.idle_looks = Some(2);
@@ -369,7 +385,7 @@ fn a_clients_circuit_that_goes_nowhere_and_says_nothing_is_closed_and_others_are
     // What is said on one of them is not understood: it ends at once.
     relay_.cell(ours, 0x8000_0007, command::RELAY, &[7; 509]);
     let said = relay_.engine.counters().circuits[1];
-    for _ in 0..61 {
+    for _ in 0..77 {
         relay_.jump(SECOND);
     }
     let counters = relay_.engine.counters();
