@@ -41,6 +41,8 @@ pub(crate) use connect::ThroughTor;
 
 /// The journal's secrets: for each escrow that is not wound up, its nonce and the number of its funding account.
 const ESCROWS: &str = "escrow";
+/// The journal's secrets: the nonces of escrows that are wound up, and have not expired.
+const WOUND_UP: &str = "wound-up";
 /// The journal's secrets: the numbers of funding accounts.
 const FUNDING: &str = "funding";
 /// An offer names the ledger until which the escrow can be opened, as far from now (settlement.md, S0).
@@ -149,6 +151,15 @@ impl Wallet {
             }),
         };
         let known = known_escrows(facts);
+        for (id, nonce) in wallet.inner.journal.secrets(WOUND_UP).await? {
+            let expires = known.iter().find(|known| known.escrow.id().0[..] == id[..]);
+            match <[u8; 32]>::try_from(nonce.as_slice()) {
+                Ok(nonce) if expires.is_some_and(|known| now().secs() < known.escrow.terms.expiry) => {
+                    wallet.inner.keys.add(&nonce);
+                }
+                _ => wallet.inner.journal.forget_secret(WOUND_UP, &id).await?,
+            }
+        }
         for offered in kept
             .iter()
             .filter(|id| known.iter().all(|known| known.escrow.id() != **id))
@@ -427,7 +438,7 @@ impl Wallet {
                         ended,
                     };
                     wallet.to_the_end(following).await;
-                    wallet.forget(escrow.id()).await;
+                    wallet.wound_up(&escrow).await;
                 }
                 _ => warn!("an escrow of the journal has no key; only its guard can end it"),
             }
@@ -525,6 +536,30 @@ impl Wallet {
                 Ok(Looked::Done)
             }
             WindUp::Swept { .. } => Ok(Looked::Later),
+        }
+    }
+
+    /// Everything in an escrow came back. Until it expires its guard still gives service for claims that were not used up: E's key stays
+    /// for these; the next start after that forgets it.
+    async fn wound_up(&self, escrow: &obol_toll::Escrow) {
+        let (id, journal) = (escrow.id(), &self.inner.journal);
+        if now().secs() >= escrow.terms.expiry {
+            return self.forget(id).await;
+        }
+        self.state().funding_of.remove(&id);
+        let kept: Result<(), StoreError> = async {
+            let secrets = journal.secrets(ESCROWS).await?;
+            if let Some((_, secret)) = secrets.iter().find(|(of, _)| *of == id.0)
+                && let Some((nonce, _)) = secret.split_first_chunk::<32>()
+            {
+                journal.keep_secret(WOUND_UP, &id.0, nonce).await?;
+            }
+            journal.forget_secret(ESCROWS, &id.0).await
+        }
+        .await;
+        if let Err(error) = kept {
+            // Looked at once more after the next start: harmless.
+            debug!(%error, "the record of a finished escrow stays");
         }
     }
 

@@ -250,6 +250,9 @@ async fn an_escrow_is_funded_opened_settled_and_everything_comes_home_to_the_str
     assert_eq!(world.balance(world.guard.account()).await, 1_234_567);
     assert_eq!(world.accounts(), before, "an account was left behind");
     assert!(run.journal.secrets(ESCROWS).await.unwrap().is_empty());
+    // What was claimed and not used up can be drawn until it expires.
+    assert_eq!(run.journal.secrets(WOUND_UP).await.unwrap().len(), 1);
+    assert!(run.wallet.inner.keys.key(&escrow.id()).is_some());
     assert!(run.journal.secrets(FUNDING).await.unwrap().is_empty());
     run.end().await;
 }
@@ -296,9 +299,10 @@ async fn a_wallet_that_died_goes_on_where_it_was() {
     assert_eq!(world.balance(world.account.account()).await, WEALTH - 500);
     run.end().await;
 
-    // Nothing is left to do for the next run.
+    // Nothing is left to do for the next run; claims that were not used up can still be drawn.
     let run = world.run().await;
     assert_eq!(*run.wallet.unsettled().borrow(), 0);
+    assert!(run.wallet.inner.keys.key(&escrow.id()).is_some());
     run.end().await;
 }
 

@@ -241,7 +241,7 @@ impl<E: Events> Driver<E> {
         let left: Vec<_> = {
             let view = self.view();
             view.outgoing()
-                .filter(|(_, _, s)| s.is_over())
+                .filter(|(id, _, s)| s.is_over() && !self.work.wound_up.contains(id))
                 .map(|(_, out, _)| out.escrow)
                 .collect()
         };

@@ -19,11 +19,14 @@ mod plane;
 mod view;
 mod work;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use obol_cell::{AccountId, Asset, EscrowRules, ForwardPpm, PeerId, PricePer64KiB, Step, Stroops, Tariff, UnitError};
+use obol_cell::{
+    AccountId, Asset, EscrowId, EscrowRules, ForwardPpm, PeerId, PricePer64KiB, Step, Stroops, Tariff, UnitError,
+};
 use obol_stellar::check::Belief;
 use obol_stellar::escrow::{EscrowSecret, PayerSecret};
 use obol_stellar::key::{KeyFileError, account_text};
@@ -45,7 +48,7 @@ use crate::config;
 use crate::directory::NetView;
 use crate::metrics::Metrics;
 use driver::{Command, Driver};
-use work::{NONCE, Work};
+use work::{NONCE, WOUND_UP, Work};
 
 pub use events::Event;
 pub use plane::{DataPlane, Events};
@@ -147,7 +150,8 @@ pub async fn start<E: Events>(parts: Parts<E>) -> Result<Payments, StartError> {
 
     let mut view = View::default();
     facts.iter().for_each(|fact| view.apply(fact));
-    keys.add_nonces(&journal, &view).await.map_err(store)?;
+    keys.add_nonces(&journal, &view).await.map_err(&store)?;
+    let wound_up = keys.add_wound_up(&journal, &view).await.map_err(&store)?;
 
     let poll = config.ledger.poll.0;
     let outbox: Arc<dyn Outbox> = Arc::new(journal.clone());
@@ -173,6 +177,7 @@ pub async fn start<E: Events>(parts: Parts<E>) -> Result<Payments, StartError> {
         payee: keys.payee.clone(),
         payer: keys.payer.clone(),
         payees: keys.payees,
+        wound_up,
         capital: keys.capital,
         asset,
         highest_fee: config.ledger.highest_fee,
@@ -284,6 +289,28 @@ impl Keyring {
         })
     }
 
+    /// Adds the keys of escrows that are wound up and have not expired, and says which they are: their payees still give service for
+    /// claims that were not used up. Those that have expired are forgotten.
+    async fn add_wound_up(&self, journal: &Journal<NodeFact>, view: &View) -> Result<HashSet<EscrowId>, StoreError> {
+        let mut wound_up = HashSet::new();
+        let now = clock::own().secs();
+        for (id, nonce) in journal.secrets(WOUND_UP).await? {
+            let (Ok(id), Ok(nonce)) = (
+                <[u8; 32]>::try_from(id.as_slice()),
+                <[u8; 32]>::try_from(nonce.as_slice()),
+            ) else {
+                return Err(StoreError::Corrupt);
+            };
+            let known = view.escrow(&EscrowId(id));
+            if known.is_some_and(|(out, _)| now < out.escrow.terms.expiry) {
+                wound_up.insert(self.payer.add(&nonce));
+            } else {
+                journal.forget_secret(WOUND_UP, &id).await?;
+            }
+        }
+        Ok(wound_up)
+    }
+
     /// Adds the keys of all escrows of ours that still matter, and forgets those of offers that came to nothing: an escrow
     /// is opened only after its acceptance is a fact.
     async fn add_nonces(&self, journal: &Journal<NodeFact>, view: &View) -> Result<(), StoreError> {
@@ -295,7 +322,7 @@ impl Keyring {
                 return Err(StoreError::Corrupt);
             };
             let of_use = view
-                .escrow(&obol_cell::EscrowId(id))
+                .escrow(&EscrowId(id))
                 .is_some_and(|(_, standing)| standing != Standing::Abandoned);
             if of_use {
                 self.payer.add(&nonce);

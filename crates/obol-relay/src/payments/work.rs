@@ -3,6 +3,7 @@
 //! Every task may be cut off at any moment: obol-stellar's procedures record what they submit first, look before they
 //! submit again, and are called again after a restart.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,6 +76,8 @@ pub(super) struct Work {
     pub(super) payee: EscrowPayee,
     pub(super) payer: EscrowPayer,
     pub(super) payees: Vec<Keypair>,
+    /// Escrows of ours that were wound up before this start.
+    pub(super) wound_up: HashSet<EscrowId>,
     pub(super) capital: Keypair,
     pub(super) asset: obol_cell::Asset,
     pub(super) highest_fee: i64,
@@ -93,6 +96,8 @@ pub(super) struct Work {
 
 /// The kind of secret under which the journal keeps the nonces of our escrow accounts.
 pub(super) const NONCE: &str = "escrow-nonce";
+/// The kind under which it keeps those of escrows that are wound up, and have not expired.
+pub(super) const WOUND_UP: &str = "wound-up";
 
 impl Work {
     pub(super) fn reads() -> Semaphore {

@@ -57,6 +57,8 @@ pub(crate) struct Outgoing {
     pub(crate) succeeded: bool,
     /// The refund was asked for in this run.
     pub(crate) refunding: bool,
+    /// E's key is not at hand any more: nothing can be paid by it.
+    pub(crate) keyless: bool,
 }
 
 /// The largest k that is signed: below 2^31.
@@ -91,6 +93,7 @@ impl Outgoing {
             unknown: 0,
             succeeded: false,
             refunding: false,
+            keyless: false,
         })
     }
 
@@ -180,7 +183,7 @@ impl Outgoing {
 
     /// What can be paid by it now, the unallocated balance included.
     pub(crate) fn available(&self, now: UnixMillis) -> Stroops {
-        if !self.known || self.k >= LAST_K {
+        if !self.known || self.keyless || self.k >= LAST_K {
             return Stroops::ZERO;
         }
         match self.phase {

@@ -271,7 +271,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         };
         let claim = o.next_claim();
         let Some(signature) = self.keys.sign_claim(&o.escrow, claim.k, claim.cumulative) else {
-            // E's key is not at hand any more: nothing can be paid by it.
+            o.keyless = true;
             o.unreserve(allocations.iter().map(|a| a.amount).sum());
             return self.stop_using(escrow);
         };

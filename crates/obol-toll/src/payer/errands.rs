@@ -136,13 +136,13 @@ impl<K: PayerKeys> Payer<K> {
         let Some(e) = self.guards.get_mut(&peer).and_then(|g| g.get_mut(told.escrow)) else {
             return true;
         };
-        let before = e.books.allocated;
+        let (before, unheard_of) = (e.books.allocated, e.unheard_of);
         match told.state {
             EscrowState::Open | EscrowState::Closing => {
                 e.books.known |= told.state == EscrowState::Open;
                 e.reconcile(told, now);
                 let (allocated, open) = (e.books.allocated, e.books.phase == Life::Open);
-                self.books_of_refused(tunnel, told, before, allocated, now);
+                self.books_of_refused(tunnel, told, before.saturating_sub(unheard_of), allocated, now);
                 if open && told.state == EscrowState::Closing {
                     self.record_about(OutFact::Closing { escrow: told.escrow }, now);
                 }

@@ -20,6 +20,8 @@ pub(super) struct OutEscrow {
     pub(super) unknown: u8,
     /// Something happened (a failure, a circuit's end) after which only the guard knows what is unallocated.
     pub(super) stale: bool,
+    /// What was allocated to payments that were given up, of which nobody said whether it reached the guard.
+    pub(super) unheard_of: Stroops,
     /// The next escrow is wanted from then on.
     renew_at: UnixMillis,
     /// The guard is to be asked to flush it.
@@ -27,13 +29,14 @@ pub(super) struct OutEscrow {
 }
 
 impl OutEscrow {
-    fn new(books: Outgoing) -> Self {
+    pub(super) fn new(books: Outgoing) -> Self {
         OutEscrow {
             books,
             in_flight: 0,
             balance_asked: None,
             unknown: 0,
             stale: false,
+            unheard_of: Stroops::ZERO,
             renew_at: UnixMillis(u64::MAX),
             close_wanted: false,
         }
@@ -46,7 +49,7 @@ impl OutEscrow {
     /// What can be allocated at `now`, whether or not the guard has said yet that it knows the escrow.
     pub(super) fn left(&self, now: UnixMillis) -> Stroops {
         match self.books.phase {
-            Phase::Open if now.secs() < self.books.stops_at() => {
+            Phase::Open if now.secs() < self.books.stops_at() && !self.books.keyless => {
                 self.books.balance.saturating_sub(self.books.allocated)
             }
             _ => Stroops::ZERO,
@@ -65,6 +68,7 @@ impl OutEscrow {
         // A guard that reports more than was ever signed is not believed.
         self.books.allocated = allocated.min(self.books.cumulative);
         self.stale = false;
+        self.unheard_of = Stroops::ZERO;
         self.balance_asked = Some(now);
     }
 
@@ -163,7 +167,7 @@ impl Guard {
             .escrows
             .iter()
             .rev()
-            .find(|e| matches!(e.books.phase, Phase::Opening | Phase::Open));
+            .find(|e| matches!(e.books.phase, Phase::Opening | Phase::Open) && !e.books.keyless);
         match newest {
             None => true,
             Some(e) if e.books.phase == Phase::Opening => false,

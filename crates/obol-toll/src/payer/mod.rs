@@ -456,24 +456,35 @@ impl<K: PayerKeys> Payer<K> {
                 }
             }
         }
-        if why == CloseReason::Broke {
-            self.charge(&t, now);
-        }
+        self.score(&t, why, now);
         self.advance_all_of(peer, now);
     }
 
-    /// A tunnel broke while it was in use: its hops are charged with what they still owed.
-    fn charge(&mut self, t: &Tunnel, now: UnixMillis) {
-        let carried = t.meter.floor().min(t.bought);
+    /// A tunnel ended: its hops are credited with what they did; if it broke while it was in use, they are charged with what they still
+    /// owed.
+    fn score(&mut self, t: &Tunnel, why: CloseReason, now: UnixMillis) {
         for (i, h) in t.hops.iter().take(t.chain.into()).enumerate() {
-            let Some(quote) = h.quote else { continue };
-            let units = carried.div_ceil(obol_cell::UNIT);
-            let own = quote.tariff.price.stroops().checked_mul(units).unwrap_or(Stroops::MAX);
-            let kept_word = h.proved.checked_add(own).unwrap_or(Stroops::MAX);
-            if self.scores.record(h.peer(), h.entrusted, kept_word, now) {
-                self.shun(h.peer(), i == 0);
+            let (peer, kept_word) = (h.peer(), t.kept_word(h));
+            match why {
+                // What was left of it was not asked for.
+                CloseReason::Unused => self.scores.record_ended(peer, kept_word),
+                CloseReason::Broke => {
+                    let (sums, standing) = ((h.entrusted, kept_word), self.standing(peer));
+                    if self.scores.record_broken(peer, t.opened, sums, standing, now) {
+                        self.shun(peer, i == 0);
+                    }
+                }
             }
         }
+    }
+
+    /// What a relay has done for tunnels that are open.
+    fn standing(&self, peer: PeerId) -> Stroops {
+        let hops = self.tunnels.values().flat_map(|t| {
+            let paid = t.hops.iter().take(t.chain.into());
+            paid.filter(|h| h.peer() == peer).map(|h| t.kept_word(h))
+        });
+        hops.fold(Stroops::ZERO, |sum, kept| sum.checked_add(kept).unwrap_or(Stroops::MAX))
     }
 
     fn shun(&mut self, peer: PeerId, is_guard: bool) {

@@ -17,6 +17,14 @@ use crate::ids::TunnelId;
 use crate::keys::PayerKeys;
 use obol_cell::{Claim, Forward, Pay, Step, Stroops, ToNode};
 
+/// Why a claim is not signed.
+enum NotSigned {
+    /// E's key is not at hand any more.
+    Keyless,
+    /// The tunnel is not paid for this reason.
+    For(Unpaid),
+}
+
 impl<K: PayerKeys> Payer<K> {
     /// Pays the next step if credit runs low. True: something was begun, or must be waited for.
     pub(super) fn pay_if_low(&mut self, tunnel: TunnelId, now: UnixMillis) -> bool {
@@ -108,7 +116,7 @@ impl<K: PayerKeys> Payer<K> {
     }
 
     /// Sends payment `n`'s messages to the hops from `from` on; to hop 1 with a claim, durable first. False: it could not be
-    /// signed, and the tunnel is not paid any more.
+    /// signed: the tunnel is not paid any more, or by another escrow.
     pub(super) fn send_payment(&mut self, tunnel: TunnelId, from: u8, now: UnixMillis) -> bool {
         let Some(t) = self.tunnels.get_mut(&tunnel) else {
             return false;
@@ -137,15 +145,27 @@ impl<K: PayerKeys> Payer<K> {
             let for_this = payment.signed.checked_add(rise);
             let once = for_this.is_some_and(|sum| sum <= payment.amount()) || defects::on(Defect::PayAgain);
             let signed = match spent {
-                _ if !once => Err(Unpaid::Declined),
+                _ if !once => Err(NotSigned::For(Unpaid::Declined)),
                 Some(spent) if fits && self.config.budget.is_none_or(|budget| spent <= budget) => {
                     let signature = self.keys.sign_claim(&e.books.escrow, next.k, next.cumulative);
-                    signature.map(|s| (next, spent, s)).ok_or(Unpaid::ChainEnds)
+                    // What was sent once may have been taken: it is not paid again by another escrow.
+                    let never_sent = payment.k == 0;
+                    signature.map(|s| (next, spent, s)).ok_or(match never_sent {
+                        true => NotSigned::Keyless,
+                        false => NotSigned::For(Unpaid::ChainEnds),
+                    })
                 }
-                _ => Err(Unpaid::Budget),
+                _ => Err(NotSigned::For(Unpaid::Budget)),
             };
             match signed {
-                Err(why) => {
+                Err(NotSigned::Keyless) => {
+                    // Another one is chosen, or asked for.
+                    e.books.unreserve(allocation);
+                    e.books.keyless = true;
+                    t.payment = None;
+                    return false;
+                }
+                Err(NotSigned::For(why)) => {
                     e.books.unreserve(allocation);
                     t.payment = None;
                     t.phase = Phase::Stopped;

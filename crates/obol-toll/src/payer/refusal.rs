@@ -94,13 +94,14 @@ impl<K: PayerKeys> Payer<K> {
             .filter_map(|i| t.hops.get(usize::from(i)).map(|h| (h.peer(), i == 0)))
             .collect();
         for (peer, is_guard) in charged {
-            if self.scores.record(peer, half, Stroops::ZERO, now) {
+            if self.scores.record_kept(peer, half, self.standing(peer), now) {
                 self.shun(peer, is_guard);
             }
         }
     }
 
-    /// What hop 1's books say of the payment that it refused: they have `allocated` where ours had `before`.
+    /// What hop 1's books say of the payment that it refused: they have `allocated` where ours had `before`, without what may never
+    /// have reached it. In doubt the money is held: then the payment ends, where else it would be allocated twice.
     pub(super) fn books_of_refused(
         &mut self,
         tunnel: TunnelId,
@@ -157,6 +158,10 @@ impl<K: PayerKeys> Payer<K> {
         }
         // At hop 1 what is held for the circuit returns to the balance at its end: nothing is lost by leaving it.
         if hop > 1 {
+            let (escrow, amount) = (payment.escrow, payment.amount());
+            if let Some(e) = t.guard().and_then(|g| self.guards.get_mut(&g)?.get_mut(escrow)) {
+                e.unheard_of = e.unheard_of.checked_add(amount).unwrap_or(e.books.cumulative);
+            }
             let pay = Pay {
                 n: payment.n,
                 step,

@@ -152,6 +152,7 @@ impl Rate {
 #[derive(Debug)]
 pub(super) struct Tunnel {
     pub(super) hops: Vec<HopState>,
+    pub(super) opened: UnixMillis,
     pub(super) phase: Phase,
     /// How many hops are paid, from the guard.
     pub(super) chain: u8,
@@ -195,6 +196,7 @@ impl Tunnel {
             .collect();
         Tunnel {
             hops,
+            opened: now,
             phase: Phase::Quoting(1),
             chain: 0,
             conversation: None,
@@ -222,6 +224,15 @@ impl Tunnel {
 
     pub(super) fn guard(&self) -> Option<PeerId> {
         self.hops.first().map(HopState::peer)
+    }
+
+    /// What one of its hops did for what was entrusted to it.
+    pub(super) fn kept_word(&self, hop: &HopState) -> Stroops {
+        let Some(quote) = hop.quote else { return Stroops::ZERO };
+        let units = self.meter.floor().min(self.bought).div_ceil(obol_cell::UNIT);
+        let own = quote.tariff.price.stroops().checked_mul(units).unwrap_or(Stroops::MAX);
+        let kept = hop.proved.checked_add(own).unwrap_or(Stroops::MAX);
+        kept.min(hop.entrusted)
     }
 
     /// What `step` costs at each paid hop, guard first: from the end of the chain, a_i = c_i + f_i + fee_i (2.7, 2.11). `None`:

@@ -10,7 +10,7 @@ use super::Driver;
 use crate::metrics::Metric;
 use crate::payments::events::Event;
 use crate::payments::plane::Events;
-use crate::payments::work::NONCE;
+use crate::payments::work::{NONCE, WOUND_UP};
 
 impl<E: Events> Driver<E> {
     pub(super) fn appended(&mut self, seq: u64, outcome: Result<u64, StoreError>) {
@@ -133,6 +133,25 @@ impl<E: Events> Driver<E> {
             }
             _ => {}
         }
+    }
+
+    /// The key of an escrow that is wound up stays, and nothing is done with it at the next start.
+    pub(super) fn keep_wound_up(&self, escrow: EscrowId) {
+        let journal = self.journal.clone();
+        self.work.spawn(|_| async move {
+            let kept: Result<(), StoreError> = async {
+                let nonces = journal.secrets(NONCE).await?;
+                if let Some((_, nonce)) = nonces.iter().find(|(id, _)| *id == escrow.0) {
+                    journal.keep_secret(WOUND_UP, &escrow.0, nonce).await?;
+                }
+                journal.forget_secret(NONCE, &escrow.0).await
+            }
+            .await;
+            if let Err(error) = kept {
+                // Looked at once more after the next start: harmless.
+                tracing::debug!(%error, "the record of a finished escrow stays");
+            }
+        });
     }
 
     pub(super) fn forget_nonce(&self, escrow: EscrowId) {

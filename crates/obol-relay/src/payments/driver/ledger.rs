@@ -46,8 +46,19 @@ impl<E: Events> Driver<E> {
             }
             Told::WatchOver => self.watching = false,
             Told::WoundUp(escrow) => {
-                self.work.payer.remove(&escrow);
-                self.forget_nonce(escrow);
+                // Until it expires its payee still gives service for claims that were not used up: E's key stays for these, and the
+                // first start after that forgets it.
+                let now = self.clock.now().secs();
+                let expired = self
+                    .view()
+                    .escrow(&escrow)
+                    .is_none_or(|(out, _)| now >= out.escrow.terms.expiry);
+                if expired {
+                    self.work.payer.remove(&escrow);
+                    self.forget_nonce(escrow);
+                } else {
+                    self.keep_wound_up(escrow);
+                }
             }
             Told::Appended { seq, outcome } => self.appended(seq, outcome),
         }

@@ -22,6 +22,8 @@ const ASSET: Asset = Asset {
     issuer: [9; 32],
 };
 const E: EscrowId = EscrowId([5; 32]);
+/// An escrow whose key is gone.
+const LOST: EscrowId = EscrowId([0xee; 32]);
 const T: TunnelId = TunnelId(1);
 const START: UnixMillis = UnixMillis(1_800_000_000_000);
 
@@ -34,7 +36,7 @@ impl PayerKeys for Keys {
         signature[..32].copy_from_slice(&escrow.id().0);
         signature[32..36].copy_from_slice(&k.to_be_bytes());
         signature[36..44].copy_from_slice(&cumulative.get().to_be_bytes());
-        Some(Signature(signature))
+        (escrow.id() != LOST).then_some(Signature(signature))
     }
     fn verify_refund(&self, _: &Escrow, refund: &Signature) -> bool {
         *refund == Signature([1; 64])

@@ -441,6 +441,24 @@ fn an_offer_whose_tunnel_went_away_is_made_on_the_next() {
 }
 
 #[test]
+fn an_escrow_whose_key_is_gone_is_passed_over_whatever_is_left_of_it() {
+    let (mut desk, _) = Desk::paying(&[100]);
+    desk.complete(1, 0);
+    let guard = desk.payer.guards.get_mut(&PeerId([1; 32])).unwrap();
+    let mut older = guard.get(E).unwrap().books.clone();
+    older.escrow.terms.escrow = LOST;
+    older.phase = outgoing::Phase::Ended;
+    (older.cumulative, older.allocated) = (s(1_000_000), Stroops::ZERO);
+    guard.escrows.insert(0, super::super::escrows::OutEscrow::new(older));
+    let mut carried = 0;
+    let pays = desk.next_payment(&mut carried);
+    assert_eq!(pays[0].claim.unwrap().escrow, E);
+    assert_eq!(desk.unpaid(), []);
+    let left = desk.payer.guards[&PeerId([1; 32])].get(LOST).unwrap();
+    assert_eq!(left.books.unallocated(), s(1_000_000), "nothing was assigned of it");
+}
+
+#[test]
 fn hops_that_take_money_and_break_their_tunnels_are_left_and_nobody_else() {
     let (mut desk, mut pays) = Desk::paying(&[100, 50]);
     let elsewhere = TunnelId(77);
@@ -451,7 +469,7 @@ fn hops_that_take_money_and_break_their_tunnels_are_left_and_nobody_else() {
             paid: false,
         }],
     });
-    for round in 1..=3 {
+    for round in 1..=4 {
         desk.out.clear();
         let retired = |desk: &Desk, tunnel| desk.out.contains(&Output::Retire { tunnel });
         let watched = TunnelId(100 + round);
@@ -468,11 +486,11 @@ fn hops_that_take_money_and_break_their_tunnels_are_left_and_nobody_else() {
             tunnel: T,
             why: CloseReason::Broke,
         });
-        assert_eq!(retired(&desk, watched), round == 3);
+        assert_eq!(retired(&desk, watched), round == 4);
         assert!(!retired(&desk, elsewhere));
         let guard = PeerId([1; 32]);
-        assert_eq!(desk.reports.contains(&Report::GuardNotPaid { guard }), round == 3);
-        if round < 3 {
+        assert_eq!(desk.reports.contains(&Report::GuardNotPaid { guard }), round == 4);
+        if round < 4 {
             desk.out.clear();
             desk.open();
             desk.quote();

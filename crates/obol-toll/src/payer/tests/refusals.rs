@@ -357,6 +357,41 @@ fn fees_go_on_where_they_were_after_a_payment_that_was_given_up() {
 }
 
 #[test]
+fn money_that_never_came_for_a_payment_that_was_given_up_is_not_taken_for_that_of_the_next() {
+    // Whether the first payment's money reached hop 1 is not known: the second hop refused it.
+    for ((k, cumulative, unallocated), allocation) in [
+        // The second one's is held, the first one's never came.
+        ((2, 502, 352), 0),
+        // Both are held.
+        ((2, 502, 0), 0),
+        // The second claim never came.
+        ((1, 352, 0), 150),
+        // Neither did.
+        ((0, 0, 0), 150),
+    ] {
+        let (mut desk, _) = Desk::paying(&[100, 50, 200]);
+        desk.answer(ToOrigin::Refused {
+            n: 1,
+            distance: 1,
+            code: RefuseCode::NoFunds,
+        });
+        desk.out.clear();
+        desk.carry(UNIT);
+        desk.prices.pop();
+        desk.payment(1);
+        desk.answer(ToOrigin::Refused {
+            n: 2,
+            distance: 1,
+            code: RefuseCode::Failed,
+        });
+        desk.asked();
+        desk.balance(k, cumulative, unallocated);
+        let claim = desk.payment(1)[0].claim.unwrap();
+        assert_eq!(claim.allocation, s(allocation), "{k} {cumulative} {unallocated}");
+    }
+}
+
+#[test]
 fn however_hop_1s_books_read_a_payment_is_not_signed_for_twice() {
     let (mut desk, _) = Desk::paying(&[100, 50, 200]);
     desk.answer(ToOrigin::Refused {
