@@ -65,10 +65,12 @@ pub struct AuthorityConfig {
 
 impl Default for AuthorityConfig {
     fn default() -> AuthorityConfig {
-        // Congestion control as the public network has it; arti's own defaults are others.
+        // Congestion control as the public network has it; arti's own defaults are others. And on loopback a client would learn to give
+        // circuits up after ten milliseconds: on a machine that is busy for a moment it would build none.
         let params = [
             ("ExtendByEd25519ID", 1),
             ("bwauthpid", 1),
+            ("cbtmintimeout", 5_000),
             ("cc_alg", 2),
             ("cc_cwnd_full_gap", 4),
             ("cc_cwnd_inc", 1),

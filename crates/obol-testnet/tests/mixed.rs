@@ -11,6 +11,8 @@ use obol_testnet::download::{DownloadError, download};
 use obol_testnet::network::{Network, NetworkOptions};
 use obol_testnet::origin::{Origin, OriginFile};
 use obol_testnet::state::RelayState;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::TryRecvError;
 
 /// Far more than anything here takes: a hang becomes a failure.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -26,6 +28,19 @@ struct World {
     origin: Origin,
     file: OriginFile,
     _directory: tempfile::TempDir,
+}
+
+/// What was told meanwhile. Of more than the client keeps for us the oldest are lost, and no reason to stop.
+fn heard(events: &mut Receiver<Event>) -> impl Iterator<Item = Event> {
+    std::iter::from_fn(|| {
+        loop {
+            match events.try_recv() {
+                Ok(event) => return Some(event),
+                Err(TryRecvError::Lagged(_)) => {}
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return None,
+            }
+        }
+    })
 }
 
 impl World {
@@ -134,7 +149,7 @@ async fn somebody_over_the_stranger(world: &World, client: &ClientHandle) -> (St
         let user = format!("user {n}");
         let mut events = client.events();
         world.fetch(client, &user, "/hello").await.unwrap();
-        let tunnel = std::iter::from_fn(|| events.try_recv().ok()).find_map(|event| match event {
+        let tunnel = heard(&mut events).find_map(|event| match event {
             Event::Stream { tunnel, .. } => Some(tunnel),
             _ => None,
         });
@@ -200,7 +215,7 @@ async fn tunnels_that_can_be_paid_whole_are_preferred_and_what_falls_short_is_ta
     }
     let (mut whole, mut searched) = (0, 0);
     let mut looked = false;
-    for event in std::iter::from_fn(|| events.try_recv().ok()) {
+    for event in heard(&mut events) {
         match event {
             Event::Searched { tries, taken, .. } => {
                 assert!(tries > 1 && taken);
@@ -240,7 +255,7 @@ async fn tunnels_that_can_be_paid_whole_are_preferred_and_what_falls_short_is_ta
     for n in 30..42 {
         world.fetch(&client, &format!("user {n}"), "/hello").await.unwrap();
     }
-    let looked = std::iter::from_fn(|| events.try_recv().ok()).find(|event| matches!(event, Event::Searched { .. }));
+    let looked = heard(&mut events).find(|event| matches!(event, Event::Searched { .. }));
     assert_eq!(looked, None);
     client.shutdown().await;
 
@@ -251,7 +266,7 @@ async fn tunnels_that_can_be_paid_whole_are_preferred_and_what_falls_short_is_ta
     let learning = async {
         for n in 0.. {
             world.fetch(&thrifty, &format!("user {n}"), "/file").await.unwrap();
-            let stream = std::iter::from_fn(|| events.try_recv().ok()).filter_map(|event| match event {
+            let stream = heard(&mut events).filter_map(|event| match event {
                 Event::Stream { payable, hops, why, .. } => Some((payable, hops, why)),
                 _ => None,
             });
@@ -282,18 +297,19 @@ async fn tunnels_that_can_be_paid_whole_are_preferred_and_what_falls_short_is_ta
     let error = tokio::time::timeout(PATIENCE, asking).await.expect("in time");
     let not_allowed = matches!(error, tokio_socks::Error::ConnectionNotAllowedByRuleset);
     assert!(not_allowed, "{error}");
-    let mut said = std::iter::from_fn(|| events.try_recv().ok());
+    let said: Vec<Event> = heard(&mut events).collect();
+    // Of all that were looked at the best had two paid hops, or one, where each was over C Tor's middle.
     let short = |event: &Event| {
         matches!(
             event,
             Event::Searched {
                 taken: false,
-                payable: 2,
+                payable: 1 | 2,
                 ..
             }
         )
     };
-    assert!(said.any(|event| short(&event)));
+    assert!(said.iter().any(short), "{said:#?}");
     strict.shutdown().await;
     assert_eq!(world.said_about_payment_messages(), None);
     world.network.stop().await;

@@ -373,7 +373,12 @@ impl Circuit {
                 return failure("the link was closed, where the circuit was to go on");
             };
             match (came.circuit == self.id, came.command) {
-                (true, cell::DESTROY) => return failure("the circuit was destroyed, where it was to go on"),
+                (true, cell::DESTROY) => {
+                    let reason = came.body.first().copied().unwrap_or_default();
+                    return failure(format!(
+                        "the circuit was destroyed (reason {reason}), where it was to go on"
+                    ));
+                }
                 (true, cell::RELAY) => {
                     let Ok(mut body) = <[u8; BODY_LEN]>::try_from(came.body) else {
                         return failure("a cell of a wrong length");
