@@ -1,13 +1,16 @@
 //! The Obol client: the proxy that pays, in this process, so that its figures can be read.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use obol_client::{Client, ClientConfig, ClientHandle, TunnelFigures};
+use obol_client::{Client, ClientConfig, ClientHandle, Event, TunnelFigures};
 use obol_testnet::authority::ArtiNetwork;
 use tokio::net::TcpStream;
+use tokio::sync::broadcast::error::RecvError;
 use tokio_socks::tcp::Socks5Stream;
 
 use crate::money::Money;
@@ -16,11 +19,14 @@ use crate::transfer;
 const BOOTSTRAP: Duration = Duration::from_secs(180);
 /// Paths that are looked at until one is as it is wanted.
 const PATHS: usize = 200;
+/// Events that are remembered.
+const TOLD: usize = 60;
 
 /// A running client that always pays.
 pub struct Payer {
     /// Its handle.
     pub client: ClientHandle,
+    told: Arc<Mutex<VecDeque<String>>>,
 }
 
 impl Payer {
@@ -36,7 +42,44 @@ impl Payer {
         config.tor = toml::from_str(&network.toml())?;
         let starting = tokio::time::timeout(BOOTSTRAP, Client::start(config));
         let client = starting.await.context("the Obol client does not bootstrap")??;
-        Ok(Payer { client })
+        let told = Arc::new(Mutex::new(VecDeque::new()));
+        let (sink, mut events) = (Arc::clone(&told), client.events());
+        tokio::spawn(async move {
+            loop {
+                match events.recv().await {
+                    // Of each tunnel there is too much to tell.
+                    Ok(
+                        Event::Searched { .. }
+                        | Event::Stream { .. }
+                        | Event::TunnelOpened { .. }
+                        | Event::TunnelClosed { .. }
+                        | Event::Quoted { .. }
+                        | Event::Chain { .. }
+                        | Event::NotPaid { .. }
+                        | Event::Requested { .. }
+                        | Event::Paying { .. }
+                        | Event::Paid { .. },
+                    ) => {}
+                    Ok(event) => {
+                        let text = format!("{:?} {event:?}", std::time::SystemTime::now());
+                        let mut told = sink.lock().unwrap();
+                        told.push_back(text);
+                        if told.len() > TOLD {
+                            told.pop_front();
+                        }
+                    }
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        });
+        Ok(Payer { client, told })
+    }
+
+    /// Its escrows and what it told last, for whoever wonders why something was not paid.
+    pub fn money(&self) -> String {
+        let told: Vec<String> = self.told.lock().unwrap().iter().cloned().collect();
+        format!("{:#?}\n{}", self.client.figures().escrows, told.join("\n"))
     }
 
     /// A stream whose tunnel is that of all streams with this user name.

@@ -41,7 +41,6 @@ pub struct Case {
     name: &'static str,
     run: for<'a> fn(&'a World) -> Outcome<'a>,
     patience: Duration,
-    pending: bool,
 }
 
 impl Case {
@@ -51,14 +50,7 @@ impl Case {
             name,
             run,
             patience: PATIENCE,
-            pending: false,
         }
-    }
-
-    /// One that has not been seen to pass yet: it runs with `--include-ignored`, and is listed as ignored else.
-    pub fn pending(mut self) -> Case {
-        self.pending = true;
-        self
     }
 
     /// One that takes long.
@@ -151,8 +143,7 @@ fn main() -> ExitCode {
     });
     let trials = trials::all().into_iter().map(|case| {
         let suite = Arc::clone(&suite);
-        let (name, pending) = (case.name, case.pending);
-        Trial::test(name, move || suite.run(&case)).with_ignored_flag(pending)
+        Trial::test(case.name, move || suite.run(&case))
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     let suite = Arc::into_inner(suite).expect("all trials have ended");

@@ -82,7 +82,7 @@ impl Money {
         let there = ours.trust_lines + ours.claimable;
         let issued = self.economy.issued.get();
         ensure!(
-            ours.difference == 0 && there == issued,
+            ours.difference == 0 && there == i128::from(issued),
             "{issued} stroops were issued: {ours:?}"
         );
         Ok(())

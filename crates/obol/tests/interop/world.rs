@@ -1,5 +1,6 @@
 //! The network: three C Tor authorities, two C Tor relays, three Obol relays, and a client of each kind.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -104,6 +105,8 @@ pub struct World {
     pub renewals: Renewals,
     /// Warnings that a trial provoked itself, to see that they come: whole lines of logs.
     pub provoked: std::sync::Mutex<Vec<String>>,
+    /// Escrows that a relay of ours had closed when it was started again, and the newest claim that it had taken.
+    pub closed: std::sync::Mutex<BTreeMap<String, i64>>,
     arti: OnceCell<Arti>,
     tor: OnceCell<TorClient>,
     payer: OnceCell<Payer>,
@@ -182,6 +185,7 @@ impl World {
             file,
             forbidden,
             provoked: std::sync::Mutex::default(),
+            closed: std::sync::Mutex::default(),
             arti: OnceCell::new(),
             tor: OnceCell::new(),
             payer: OnceCell::new(),
@@ -502,7 +506,8 @@ async fn start_authorities(
         // A relay becomes a guard, and a directory of onion services, after days; here those do for which the trials want it: one guard, where
         // everybody meets, and no directory of onion services but ours. Stable is who runs longer than half of the others, and half of a network
         // that has just been started never does. Onion services change their directories with the shared random value,
-        // whose days would be eight minutes long here; Arti takes them for 24 hours: without it both use the same substitute.
+        // whose days would be eight minutes long here; Arti takes them for 24 hours: without it both use the same substitute. On loopback a circuit
+        // takes a few milliseconds, and clients learn to give it up after ten: on a machine that is busy for a moment they would build none.
         let torrc = files
             .torrc(
                 all,
@@ -521,7 +526,7 @@ async fn start_authorities(
             .set(
                 "ConsensusParams",
                 format_args!(
-                    "cc_alg=2 bwauthpid=1 ExtendByEd25519ID=1 hsdir_interval={}",
+                    "cc_alg=2 bwauthpid=1 ExtendByEd25519ID=1 cbtmintimeout=5000 hsdir_interval={}",
                     24 * INTERVAL / 60
                 ),
             );

@@ -19,10 +19,10 @@ pub fn all() -> Vec<Case> {
     all.extend(positions::all());
     all.extend(exit::all());
     all.extend(payments::all());
-    all.extend(onion::all().into_iter().map(Case::pending));
+    all.extend(onion::all());
     all.extend(disturbances::all());
     all.extend(hostile::all());
-    all.extend(renewal::all().into_iter().map(Case::pending));
-    all.extend(aftermath::all().into_iter().map(Case::pending));
+    all.extend(renewal::all());
+    all.extend(aftermath::all());
     all
 }

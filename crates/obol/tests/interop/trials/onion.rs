@@ -13,10 +13,11 @@ use crate::Case;
 use crate::transfer;
 use crate::world::World;
 
-/// Clients and services choose their relays themselves; so often they are asked for new ones, until both points are ours.
-const TRIES: usize = 40;
-/// How long after that failures are put up with: a descriptor may belong to the period of time before.
-const PUT_UP: Duration = Duration::from_secs(200);
+/// Clients and services choose their relays themselves; so long they are asked for new ones, until both points are ours. A service may first have told
+/// of one point only, or have a descriptor of the period of time before.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_secs(1);
 /// What is fetched in each attempt is the whole file.
 const PAGE: &str = "/file";
 
@@ -88,18 +89,16 @@ async fn reached<S: AsyncRead + AsyncWrite + Unpin>(
         ensure!(directory == ours, "{relay} has the flags {flags:?}");
     }
     let (mut introductions, mut rendezvous, mut failures) = (0, 0, Vec::new());
-    let began = Instant::now();
-    for attempt in 0.. {
-        if attempt >= TRIES + failures.len() || (!failures.is_empty() && began.elapsed() > PUT_UP) {
-            break;
-        }
+    let (began, mut attempt) = (Instant::now(), 0);
+    while began.elapsed() < PATIENCE {
+        attempt += 1;
         let before = counted(world).await?;
         match connect(attempt).await {
             Ok(stream) => world.is_whole(transfer::get(stream, PAGE, |_| {}).await?)?,
             // A descriptor that is not there yet, or a point that has gone: clients try again.
             Err(error) => {
                 failures.push(format!("{error:#}"));
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokio::time::sleep(PAUSE).await;
                 continue;
             }
         }
@@ -107,21 +106,22 @@ async fn reached<S: AsyncRead + AsyncWrite + Unpin>(
         introductions += usize::from(after.0 > before.0);
         rendezvous += usize::from(after.1 > before.1);
         if introductions > 0 && rendezvous > 0 {
-            crate::say(&format!(
-                "  at attempt {}, {} of which failed",
-                attempt + 1,
-                failures.len()
-            ));
+            crate::say(&format!("  at attempt {attempt}, {} of which failed", failures.len()));
             return Ok(());
         }
+        tokio::time::sleep(PAUSE).await;
     }
-    bail!("{introductions} introductions and {rendezvous} rendezvous by our relays; failures: {failures:#?}")
+    bail!(
+        "{introductions} introductions and {rendezvous} rendezvous by our relays in {attempt} attempts; failures: {failures:#?}"
+    )
 }
 
 async fn with_c_tor(world: &World, host: Host) -> anyhow::Result<()> {
     let service = name(world, host).await?;
     let client = world.onion_client().await?;
     reached(world, async |attempt| {
+        // It keeps a descriptor, with all its points, until it forgets everything.
+        client.control().await.tell("SIGNAL NEWNYM").await?;
         let user = format!("attempt {attempt}");
         // What differs in the credentials is kept apart, rendezvous included.
         let stream: TcpStream = Socks5Stream::connect_with_password(client.socks, (service, 80), &user, "x")

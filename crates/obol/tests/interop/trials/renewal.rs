@@ -73,7 +73,8 @@ async fn fifty(world: &World) -> anyhow::Result<()> {
             .context("no new tunnel")?;
         ensure!(
             tunnel.payments > 0 && tunnel.refused == 0,
-            "download {download} was not paid: {tunnel:?}"
+            "download {download} was not paid: {tunnel:?}\n{}",
+            payer.money()
         );
         world
             .renewals
@@ -106,7 +107,8 @@ async fn keeps_up(world: &World) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Everything that was signed is settled, to the stroop.
+/// Everything that was signed is settled, to the stroop; where a relay was stopped meanwhile, everything that it had taken before it closed the escrow:
+/// what is signed after that is refused, and stays the client's.
 async fn settles(world: &World) -> anyhow::Result<()> {
     let payer = world.payer().await?;
     // Tunnels go on buying until nobody uses them; from here on nothing more is signed.
@@ -124,7 +126,12 @@ async fn settles(world: &World) -> anyhow::Result<()> {
         failed = merging => failed?,
     }
     for escrow in payer.client.figures().escrows {
-        ensure!(escrow.settled == Some(escrow.signed) && escrow.signed > 0, "{escrow:?}");
+        let closed = world.closed.lock().unwrap().get(&escrow.escrow).copied();
+        let owed = closed.unwrap_or(escrow.signed);
+        ensure!(
+            escrow.settled == Some(owed) && owed > 0 && owed <= escrow.signed,
+            "{owed} are owed: {escrow:?}"
+        );
     }
     for node in &world.nodes {
         let audit = node.control().await?.tell("audit", json!({})).await?;
