@@ -26,7 +26,7 @@ use obol_stellar::keys::EscrowPayer;
 use obol_stellar::rail::AccountState;
 use obol_stellar::settle::{EndError, OneTime, OpenError, Settler, WalletError, WindUp};
 use obol_stellar::tx::Op;
-use obol_store::{Journal, StoreError};
+use obol_store::{AuditError, Journal, StoreError};
 use obol_toll::fact::{OutFact, PayerFact};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -40,11 +40,11 @@ use crate::watch::Watch;
 pub(crate) use connect::ThroughTor;
 
 /// The journal's secrets: for each escrow that is not wound up, its nonce and the number of its funding account.
-const ESCROWS: &str = "escrow";
+pub(crate) const ESCROWS: &str = "escrow";
 /// The journal's secrets: the nonces of escrows that are wound up, and have not expired.
 const WOUND_UP: &str = "wound-up";
 /// The journal's secrets: the numbers of funding accounts.
-const FUNDING: &str = "funding";
+pub(crate) const FUNDING: &str = "funding";
 /// An offer names the ledger until which the escrow can be opened, as far from now (settlement.md, S0).
 const LEDGERS_TO_OPEN: u64 = 60;
 /// An escrow in quiet use is looked at so many times less often than one that is about to end.
@@ -105,10 +105,10 @@ pub(crate) struct WalletParts {
 
 /// An escrow as the journal's facts tell it.
 #[derive(Debug, Clone)]
-struct Known {
-    escrow: obol_toll::Escrow,
-    refund: Signature,
-    deposit: Stroops,
+pub(crate) struct Known {
+    pub(crate) escrow: obol_toll::Escrow,
+    pub(crate) refund: Signature,
+    pub(crate) deposit: Stroops,
     opened: bool,
     ended: bool,
     signed: (u32, Stroops),
@@ -572,6 +572,11 @@ impl Wallet {
         }
     }
 
+    /// Proves the books.
+    pub(crate) async fn audit(&self) -> Result<(), AuditError> {
+        self.inner.journal.audit().await
+    }
+
     /// From now on everything is looked at often.
     pub(crate) fn hurry(&self) {
         self.inner.hurry.send_replace(true);
@@ -650,7 +655,7 @@ fn held(account: &AccountState, asset: &Asset) -> Stroops {
 }
 
 /// What the facts tell of each escrow, in the order of their acceptance.
-fn known_escrows(facts: &[PayerFact]) -> Vec<Known> {
+pub(crate) fn known_escrows(facts: &[PayerFact]) -> Vec<Known> {
     let mut known: Vec<Known> = Vec::new();
     for fact in facts {
         let PayerFact::Out(fact) = fact else { continue };

@@ -34,8 +34,12 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
             // Only a client's own neighbour has escrows with it.
             _ if !hop_1 => self.destroy(circuit),
             ToNode::OfferEscrow(offer) => self.client_offer(now, circuit, &offer),
-            ToNode::BalanceQuery { escrow, opening } => self.balance_query(now, circuit, escrow, opening),
-            ToNode::CloseEscrow { escrow, .. } => self.client_close(now, circuit, escrow),
+            ToNode::BalanceQuery { escrow, opening, owner } => {
+                self.balance_query(now, circuit, escrow, opening, &owner)
+            }
+            ToNode::CloseEscrow { escrow, final_k, owner } => {
+                self.client_close(now, circuit, escrow, final_k, &owner);
+            }
         }
     }
 
@@ -44,6 +48,8 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
             return;
         };
         let next = c.next.is_some_and(|(link, _)| self.can_pay_next(now, link));
+        // What is only owed is not passed on [2.22].
+        let next = next && !c.from.is_some_and(|peer| self.pays_by_trust(peer));
         let quote = Quote {
             tariff: c.tariff,
             next,

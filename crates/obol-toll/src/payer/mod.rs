@@ -86,6 +86,7 @@ impl<K: PayerKeys> Payer<K> {
         for fact in facts {
             match fact {
                 PayerFact::Spent { total } => payer.spent = payer.spent.max(total),
+                PayerFact::NewEpoch => payer.begin_epoch(),
                 PayerFact::Out(fact) => {
                     let id = subject(&fact);
                     if let OutFact::Accepted { escrow, .. } = fact {
@@ -112,6 +113,28 @@ impl<K: PayerKeys> Payer<K> {
             }
         }
         payer
+    }
+
+    /// A payer with the books of an imported backup, which are not the newest that there were: a new epoch (H13). Nothing is signed any
+    /// more on the escrows that they name; their guards are asked to flush them, and what is left is taken back. From then on
+    /// [`Payer::restore`] is right again.
+    pub fn restore_backup(
+        config: PayerConfig,
+        keys: K,
+        seed: [u8; 32],
+        facts: impl IntoIterator<Item = PayerFact>,
+    ) -> Self {
+        let facts = facts.into_iter().chain([PayerFact::NewEpoch]);
+        let mut payer = Payer::restore(config, keys, seed, facts);
+        payer.outbox.fact(PayerFact::NewEpoch);
+        payer
+    }
+
+    fn begin_epoch(&mut self) {
+        for e in self.guards.values_mut().flat_map(|g| &mut g.escrows) {
+            e.books.seal();
+            e.close_wanted = e.books.phase != outgoing::Phase::Ended;
+        }
     }
 
     /// The settings.

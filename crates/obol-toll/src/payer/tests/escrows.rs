@@ -47,7 +47,24 @@ fn a_closed_escrow_is_not_paid_by_and_its_guard_is_asked_to_flush_the_last_claim
     let (mut desk, _) = Desk::paying(&[100]);
     desk.complete(1, 0);
     desk.out.clear();
+    let paid = desk.payer.signed(E).unwrap();
     desk.say(Input::Close { escrow: E });
+    // The last amount once more, under the next number, for no bytes and without an answer.
+    let spare = desk.out.iter().find_map(|o| match o {
+        Output::Send { hop: 1, body, .. } => match ToNode::decode(body) {
+            Ok(ToNode::Pay(pay)) => Some(pay),
+            _ => None,
+        },
+        _ => None,
+    });
+    let spare = spare.expect("a spare claim");
+    let claim = spare.claim.unwrap();
+    assert_eq!(
+        (claim.k, claim.cumulative, claim.allocation),
+        (paid.0 + 1, paid.1, s(0))
+    );
+    assert_eq!((spare.n, spare.forward), (2, Forward::Pass(s(0))));
+    desk.out.retain(|o| !matches!(o, Output::Send { .. }));
     if matches!(
         desk.out.last(),
         Some(Output::Continue {
@@ -72,14 +89,17 @@ fn a_closed_escrow_is_not_paid_by_and_its_guard_is_asked_to_flush_the_last_claim
             }
         })
         .collect();
-    let k = desk.payer.signed(E).unwrap().0;
-    assert!(
-        asked.contains(&ToNode::CloseEscrow { escrow: E, final_k: k }),
-        "{asked:?}"
-    );
+    let (k, cumulative) = desk.payer.signed(E).unwrap();
+    let close = ToNode::CloseEscrow {
+        escrow: E,
+        final_k: k,
+        owner: owner(E, OwnerAsks::Close { final_k: k }),
+    };
+    assert!(asked.contains(&close), "{asked:?}");
     desk.answer(ToOrigin::Closing { escrow: E, newest_k: k });
     desk.carry(10 << 20);
-    assert_eq!(desk.payer.signed(E).unwrap().0, k);
+    assert_eq!(desk.payer.signed(E), Some((k, cumulative)));
+    assert_eq!(cumulative, paid.1);
 }
 
 #[test]
@@ -341,4 +361,18 @@ fn a_guard_whose_books_say_closing_is_not_paid_by_that_escrow_and_it_is_noted_on
     assert_eq!(closing.count(), 1);
     desk.carry(1 << 20);
     assert_eq!(desk.payer.signed(E).unwrap().0, k);
+}
+
+#[test]
+fn no_more_is_locked_with_all_guards_than_the_limit() {
+    for (max_locked, wanted) in [(999_999_999, false), (1_000_000_000, true)] {
+        let config = PayerConfig {
+            max_locked: Some(s(max_locked)),
+            ..config()
+        };
+        let mut desk = Desk::new(config, &[100]);
+        desk.open();
+        desk.quote();
+        assert_eq!(wants_by(&mut desk, START.plus(600_000)).is_some(), wanted);
+    }
 }
