@@ -180,6 +180,13 @@ impl TunnelFinder {
                     ?verdict,
                     "a stream is refused: its tunnel cannot be paid whole"
                 );
+                // What was whole when it was taken no longer is: a hop has named its price since.
+                self.watch.tell(Event::Searched {
+                    tries: 1,
+                    payable: verdict.payable,
+                    hops: verdict.hops,
+                    taken: false,
+                });
                 return Err(Failure::NoPaidPath);
             }
             self.tell(tunnel.id(), verdict);
