@@ -34,6 +34,15 @@ const EXPLAINED: &[(&str, &str)] = &[
         "authorities among themselves, on a busy machine",
     ),
     (
+        "response after uploading signatures",
+        "authorities among themselves, on a busy machine",
+    ),
+    (
+        "to calculate balanced bandwidth-weights",
+        "two authorities alone measure nothing (three measurements are wanted): relays' own words for their bandwidth need not balance",
+    ),
+    ("Bw Weights error", "the same: it follows the line above"),
+    (
         "while fetching \"/tor/status-vote/next/",
         "authorities among themselves",
     ),

@@ -238,6 +238,8 @@ async fn authority_lost(world: &World) -> anyhow::Result<()> {
     let (lost, rest) = world.authorities.split_last().context("there are authorities")?;
     let patience = 8 * Duration::from_secs(INTERVAL.into());
     let running = |renewal: &crate::renewals::Renewal| OURS.iter().all(|name| renewal.has(name, "Running"));
+    // Just after a consensus: far from the vote, which an authority may lose half-way.
+    world.renewals.next(patience, |_| true).await?;
     lost.stop().await;
     let without = world
         .renewals
@@ -245,15 +247,33 @@ async fn authority_lost(world: &World) -> anyhow::Result<()> {
         .await?;
     ensure!(running(&without), "{without:?}");
     // Our relays have it, and go on.
-    let stream = world.tor().await?.pinned(&world.path(&OURS)?, world.target()).await?;
-    world.is_whole(transfer::get(stream, "/file", |_| {}).await?)?;
+    let stock = world.tor().await?;
+    let path = world.path(&OURS)?;
+    eventually("a download without the authority", async || {
+        let stream = stock.pinned(&path, world.target()).await?;
+        world.is_whole(transfer::get(stream, "/file", |_| {}).await?)
+    })
+    .await?;
 
+    world.renewals.next(patience, |_| true).await?;
     lost.start().await?;
     let whole = |renewal: &crate::renewals::Renewal| renewal.signatures == rest.len() + 1;
     let with = world.renewals.next(patience, whole).await?;
     ensure!(running(&with), "{with:?}");
-    // It knows what we publish.
+    // Each authority publishes what all have signed when its own clock says so.
     let at = lost.files.directory_address;
+    eventually("the authority has not what it signed", async || {
+        let there = Renewals::ask(at).await?;
+        ensure!(
+            there.valid_after >= with.valid_after,
+            "it has the consensus of {}, not that of {}",
+            there.valid_after,
+            with.valid_after
+        );
+        Ok(())
+    })
+    .await?;
+    // It knows what we publish.
     for node in &world.nodes {
         let path = format!("/tor/server/fp/{}", node.fingerprint);
         let descriptor = transfer::page(TcpStream::connect(at).await?, &path).await;
@@ -263,6 +283,5 @@ async fn authority_lost(world: &World) -> anyhow::Result<()> {
             node.nickname
         );
     }
-    ensure!(Renewals::ask(at).await?.valid_after >= with.valid_after);
     Ok(())
 }
