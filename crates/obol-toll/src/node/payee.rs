@@ -107,9 +107,16 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         if !long_enough || life > rules.max_life.into() || offer.deposit < rules.min_deposit || !near || !whole {
             return Err(DeclineCode::OutsideRules);
         }
-        let known = self.incoming.contains_key(&offer.escrow) || self.reads.contains_key(&offer.escrow);
-        if known || self.offers.contains_key(&offer.escrow) {
+        if self.incoming.contains_key(&offer.escrow) || self.reads.contains_key(&offer.escrow) {
             return Err(DeclineCode::Exists);
+        }
+        if let Some(pending) = self.offers.get_mut(&offer.escrow) {
+            if pending.offer != *offer {
+                return Err(DeclineCode::Exists);
+            }
+            // The same once more: where it was asked before has closed meanwhile.
+            pending.asker = asker;
+            return Ok(());
         }
         if !self.one_more_escrow(now) {
             return Err(DeclineCode::NotNow);

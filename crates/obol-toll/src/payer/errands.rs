@@ -178,6 +178,7 @@ impl<K: PayerKeys> Payer<K> {
             return false;
         }
         guard.wish = Wish::None;
+        guard.declined = 0;
         let (deposit, refund) = (offer.deposit, acceptance.refund);
         let fact = OutFact::Accepted {
             escrow,
@@ -208,10 +209,15 @@ impl<K: PayerKeys> Payer<K> {
             return true;
         };
         if let Some(guard) = self.guards.get_mut(&peer) {
-            let wait = if code == DeclineCode::NotNow {
-                NOT_NOW_MS
-            } else {
-                REFUSED_MS
+            let wait = match code {
+                DeclineCode::NotNow => NOT_NOW_MS,
+                // The next offer is another one: it names another key and a newer ledger. What is wrong with the rules themselves stays so.
+                DeclineCode::Exists | DeclineCode::OutsideRules => {
+                    let wait = NOT_NOW_MS << guard.declined.min(6);
+                    guard.declined += 1;
+                    wait.min(REFUSED_MS)
+                }
+                DeclineCode::OtherMoney | DeclineCode::Unknown => REFUSED_MS,
             };
             guard.wish = Wish::At(now.plus(wait));
         }

@@ -100,6 +100,8 @@ pub(super) struct Guard {
     pub(super) rules: Option<EscrowRules>,
     pub(super) escrows: Vec<OutEscrow>,
     pub(super) wish: Wish,
+    /// Offers in a row that it declined for what they say.
+    pub(super) declined: u32,
     /// Bytes on its TLS link, if anybody counts them.
     pub(super) link_bytes: Option<u64>,
     /// What tunnels that ended stand for against that (`link`).
@@ -112,6 +114,7 @@ impl Default for Guard {
             rules: None,
             escrows: Vec::new(),
             wish: Wish::None,
+            declined: 0,
             link_bytes: None,
             ended: 0,
         }

@@ -9,8 +9,8 @@ use crate::ids::{AddressKey, LinkId};
 use crate::keys::PayeeKeys;
 use crate::node::{FlushReason, Input, Output, Report};
 use obol_cell::{
-    Allocation, Asset, Balance, DeclineCode, Declined, EscrowId, EscrowState, EscrowTerms, Forward, LinkMessage,
-    NetworkId, PeerId, Step, ToNode, ToOrigin,
+    Allocation, Asset, Balance, DeclineCode, Declined, EscrowId, EscrowOffer, EscrowState, EscrowTerms, Forward,
+    LinkMessage, NetworkId, PeerId, Step, ToNode, ToOrigin,
 };
 
 const FIRST: Step = Step::FIRST;
@@ -189,6 +189,33 @@ fn an_offer_that_the_ledger_says_nothing_of_is_declined_after_a_while() {
         exists: Some(false),
     });
     assert_eq!(d.answers(c), []);
+}
+
+#[test]
+fn an_offer_that_is_made_again_over_another_circuit_is_answered_there() {
+    let mut d = Desk::new();
+    let offer = d.make_offer();
+    let (first, second) = (d.circuit(CLIENT, false), d.circuit(CLIENT, false));
+    d.ask(first, &ToNode::OfferEscrow(offer), 0);
+    d.close(first, 0);
+    // The ledger has not been asked to the end when the client comes again.
+    d.ask(second, &ToNode::OfferEscrow(offer), 0);
+    d.tell(Input::EscrowChecked {
+        escrow: offer.escrow,
+        exists: Some(false),
+    });
+    assert!(matches!(d.answer(second), ToOrigin::EscrowAccepted(_)));
+    // Another offer with the same key is none.
+    let third = d.circuit(CLIENT, false);
+    d.ask(third, &ToNode::OfferEscrow(offer), 0);
+    let other = EscrowOffer {
+        expiry: offer.expiry - 1,
+        ..offer
+    };
+    let fourth = d.circuit(CLIENT, false);
+    d.ask(fourth, &ToNode::OfferEscrow(other), 0);
+    let code = DeclineCode::Exists;
+    assert_eq!(d.answer(fourth), ToOrigin::Declined(Declined { code }));
 }
 
 #[test]

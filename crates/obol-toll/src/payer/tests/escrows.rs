@@ -109,23 +109,32 @@ fn wants_by(desk: &mut Desk, until: UnixMillis) -> Option<UnixMillis> {
 }
 
 #[test]
-fn an_offer_that_is_declined_is_made_again_after_a_minute_or_an_hour() {
-    for (code, wait) in [(DeclineCode::NotNow, 60_000), (DeclineCode::OutsideRules, 3_600_000)] {
+fn an_offer_that_is_declined_is_made_again_after_a_minute_or_ever_longer_up_to_an_hour() {
+    let minutes = |waits: [u64; 8]| waits.map(|minutes| minutes * 60_000);
+    for (code, waits) in [
+        (DeclineCode::NotNow, minutes([1; 8])),
+        (DeclineCode::Exists, minutes([1, 2, 4, 8, 16, 32, 60, 60])),
+        (DeclineCode::OutsideRules, minutes([1, 2, 4, 8, 16, 32, 60, 60])),
+        (DeclineCode::OtherMoney, minutes([60; 8])),
+    ] {
         let mut desk = Desk::new(config(), &[100]);
         desk.open();
         desk.quote();
-        desk.out.clear();
-        let offer = desk.offer();
-        desk.say(Input::Offer {
-            guard: PeerId([1; 32]),
-            offer,
-        });
-        desk.asked();
-        desk.answer(ToOrigin::Declined(obol_cell::Declined { code }));
-        assert_eq!(desk.unpaid(), [(1, Unpaid::Declined)]);
-        assert!(!desk.out.iter().any(|o| matches!(o, Output::GiveUp { .. })));
-        let again = wants_by(&mut desk, START.plus(2 * wait));
-        assert_eq!(again, Some(START.plus(wait)));
+        for wait in waits {
+            desk.out.clear();
+            let offer = desk.offer();
+            desk.say(Input::Offer {
+                guard: PeerId([1; 32]),
+                offer,
+            });
+            desk.asked();
+            desk.answer(ToOrigin::Declined(obol_cell::Declined { code }));
+            assert_eq!(desk.unpaid().last(), Some(&(1, Unpaid::Declined)));
+            assert!(!desk.out.iter().any(|o| matches!(o, Output::GiveUp { .. })));
+            let since = desk.now;
+            let again = wants_by(&mut desk, since.plus(2 * wait));
+            assert_eq!(again, Some(since.plus(wait)), "{code:?}");
+        }
     }
 }
 
