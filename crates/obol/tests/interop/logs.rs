@@ -34,10 +34,6 @@ const EXPLAINED: &[(&str, &str)] = &[
         "authorities among themselves, on a busy machine",
     ),
     (
-        "response after uploading signatures",
-        "authorities among themselves, on a busy machine",
-    ),
-    (
         "to calculate balanced bandwidth-weights",
         "two authorities alone measure nothing (three measurements are wanted): relays' own words for their bandwidth need not balance",
     ),

@@ -247,13 +247,8 @@ async fn authority_lost(world: &World) -> anyhow::Result<()> {
         .await?;
     ensure!(running(&without), "{without:?}");
     // Our relays have it, and go on.
-    let stock = world.tor().await?;
-    let path = world.path(&OURS)?;
-    eventually("a download without the authority", async || {
-        let stream = stock.pinned(&path, world.target()).await?;
-        world.is_whole(transfer::get(stream, "/file", |_| {}).await?)
-    })
-    .await?;
+    let stream = world.tor().await?.pinned(&world.path(&OURS)?, world.target()).await?;
+    world.is_whole(transfer::get(stream, "/file", |_| {}).await?)?;
 
     world.renewals.next(patience, |_| true).await?;
     lost.start().await?;
