@@ -214,7 +214,7 @@ impl<K: PayerKeys> Payer<K> {
                 // The next offer is another one: it names another key and a newer ledger. What is wrong with the rules themselves stays so.
                 DeclineCode::Exists | DeclineCode::OutsideRules => {
                     let wait = NOT_NOW_MS << guard.declined.min(6);
-                    guard.declined += 1;
+                    guard.declined = guard.declined.saturating_add(1);
                     wait.min(REFUSED_MS)
                 }
                 DeclineCode::OtherMoney | DeclineCode::Unknown => REFUSED_MS,
