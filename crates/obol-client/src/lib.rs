@@ -15,6 +15,7 @@ mod proxy;
 mod purse;
 mod runtime;
 mod services;
+mod shown;
 mod talk;
 mod tor;
 mod tunnels;

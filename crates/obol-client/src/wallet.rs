@@ -595,6 +595,15 @@ impl Wallet {
         }
     }
 
+    /// What pays, and is paid, for services beyond circuits: the wallet's account.
+    pub(crate) fn purse(&self) -> obol_gateway::Wallet {
+        obol_gateway::Wallet {
+            settler: self.inner.settler.clone(),
+            account: self.inner.account.clone(),
+            asset: self.inner.asset,
+        }
+    }
+
     /// Proves the books.
     pub(crate) async fn audit(&self) -> Result<(), AuditError> {
         self.inner.journal.audit().await

@@ -177,6 +177,8 @@ pub struct Gateway {
     pub allow_remote: bool,
     /// File with the token that everything but `/metrics` asks for. An absent file is made.
     pub token: PathBuf,
+    /// Sums of hours, for charts, are kept on disk for so many days; 0: in memory alone. The journal, which money depends on, knows days only.
+    pub history_days: u32,
 }
 
 impl Default for Gateway {
@@ -185,6 +187,7 @@ impl Default for Gateway {
             listen: None,
             allow_remote: false,
             token: PathBuf::from("gateway.token"),
+            history_days: 90,
         }
     }
 }

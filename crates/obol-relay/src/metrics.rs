@@ -385,6 +385,41 @@ mod tests {
         }
     }
 
+    /// The table as the documents have it.
+    fn as_document() -> String {
+        let mut text = String::from(
+            "# Metrics of a relay\n\n\
+             `GET /metrics` of `gateway.listen`, Prometheus' text format, without the token. Base units: bytes, seconds, stroops (10^-7 of the asset). \
+             No label names\na peer, a circuit or a client. Every series is there from the start. A dashboard and alert rules that use them are in \
+             [docker/](../docker/README.md).\n\n\
+             This table is written by the program's own tests: `OBOL_WRITE_DOCS=1 cargo test -p obol-relay --lib metrics`.\n\n\
+             | metric | kind | labels | what |\n|---|---|---|---|\n",
+        );
+        for row in TABLE {
+            let labels = row
+                .labels
+                .iter()
+                .map(|(name, values)| format!("`{name}`: {}", values.join(", ")));
+            let kind = match row.kind {
+                Kind::Counter => "counter",
+                Kind::Gauge => "gauge",
+            };
+            let labels = labels.collect::<Vec<_>>().join("; ");
+            text.push_str(&format!("| `{}` | {kind} | {labels} | {} |\n", row.name, row.help));
+        }
+        text
+    }
+
+    #[test]
+    fn the_documents_table_is_this_one() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
+        if std::env::var_os("OBOL_WRITE_DOCS").is_some() {
+            std::fs::write(path, as_document()).expect("written");
+        }
+        let written = std::fs::read_to_string(path).expect("docs/metrics.md is there");
+        assert_eq!(written, as_document(), "write it anew with OBOL_WRITE_DOCS=1");
+    }
+
     #[test]
     fn counting_with_a_wrong_label_counts_nothing_and_breaks_nothing() {
         let metrics = Metrics::new();

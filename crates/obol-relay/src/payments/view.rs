@@ -149,6 +149,8 @@ pub struct View {
     escrows: BTreeMap<EscrowId, (Known, EscrowView)>,
     ended: VecDeque<EscrowId>,
     circuits: BTreeMap<u64, Circuit>,
+    /// Which relay a circuit came from.
+    came_from: BTreeMap<u64, PeerId>,
     closed: VecDeque<u64>,
     sums: Sums,
     /// The newest statements of what is owed: to us, and by us.
@@ -162,6 +164,11 @@ impl View {
     /// All escrows, the newest of those that have ended too.
     pub fn escrows(&self) -> Vec<EscrowView> {
         self.escrows.values().map(|(_, view)| view.clone()).collect()
+    }
+
+    /// One escrow.
+    pub fn one(&self, escrow: &EscrowId) -> Option<EscrowView> {
+        self.escrows.get(escrow).map(|(_, view)| view.clone())
     }
 
     /// Open circuits, and the newest of those that were paid for and have closed.
@@ -198,7 +205,10 @@ impl View {
     }
 
     /// A circuit began.
-    pub(super) fn circuit_opened(&mut self, circuit: u64, from_client: bool) {
+    pub(super) fn circuit_opened(&mut self, circuit: u64, from_client: bool, peer: Option<PeerId>) {
+        if let Some(peer) = peer {
+            self.came_from.insert(circuit, peer);
+        }
         let new = Circuit {
             circuit,
             from_client,
@@ -206,6 +216,11 @@ impl View {
             ..Circuit::default()
         };
         self.circuits.insert(circuit, new);
+    }
+
+    /// The relay that a circuit came from: its Ed25519 identity in hexadecimal.
+    pub(super) fn came_from(&self, circuit: u64) -> Option<String> {
+        self.came_from.get(&circuit).map(|peer| hex::encode(peer.0))
     }
 
     /// A circuit was given credit, paid for or not.
@@ -226,6 +241,7 @@ impl View {
         view.open = false;
         if view.paid_stroops == 0 {
             self.circuits.remove(&circuit);
+            self.came_from.remove(&circuit);
             return;
         }
         self.closed.push_back(circuit);
@@ -233,6 +249,7 @@ impl View {
             && let Some(oldest) = self.closed.pop_front()
         {
             self.circuits.remove(&oldest);
+            self.came_from.remove(&oldest);
         }
     }
 

@@ -60,8 +60,9 @@ impl<E: Events> Driver<E> {
             }
             PaymentEvent::CircuitOpened { circuit, link, id } => {
                 let (circuit, link) = (CircuitId(circuit.to_u64()), LinkId(link.to_u64()));
-                let from_client = self.links.get(&link).is_some_and(|link| link.peer.is_none());
-                self.view().circuit_opened(circuit.0, from_client);
+                let peer = self.links.get(&link).map(|link| link.peer);
+                self.view()
+                    .circuit_opened(circuit.0, peer == Some(None), peer.flatten());
                 self.input(Input::CircuitOpened { circuit, link, id });
             }
             PaymentEvent::CircuitExtended { circuit, link, id } => {
