@@ -14,6 +14,9 @@ use obol_cell::{Balance, DeclineCode, EscrowAcceptance, EscrowId, EscrowState, E
 
 /// The guard's books are asked for at a circuit's first payment if they were not for this long (2.3).
 const BALANCE_MS: u64 = 600_000;
+/// An offer names the ledger from which its escrow counts, and the guard lets it be 30 ledgers off (settlement.md): one that found no tunnel for this
+/// long is made anew.
+const OFFER_KEEPS_MS: u64 = 20_000;
 const NOT_NOW_MS: u64 = 60_000;
 const REFUSED_MS: u64 = 3_600_000;
 
@@ -36,6 +39,11 @@ impl<K: PayerKeys> Payer<K> {
         let Some(guard) = self.guards.get_mut(&peer) else {
             return false;
         };
+        if let Wish::Offer { made, asked: None, .. } = guard.wish
+            && now.since(made) > OFFER_KEEPS_MS
+        {
+            guard.wish = Wish::At(now);
+        }
         if paying && guard.wish == Wish::None && guard.needs_another(now) {
             guard.wish = Wish::At(now.plus(self.jitter.up_to(self.config.opening_jitter_ms)));
         }
@@ -54,11 +62,20 @@ impl<K: PayerKeys> Payer<K> {
                     .clamp(rules.min_life, rules.max_life.max(rules.min_life)),
             });
         }
-        if let Wish::Offer(offer, None) = guard.wish {
+        if let Wish::Offer {
+            offer,
+            made,
+            asked: None,
+        } = guard.wish
+        {
             if listening {
                 return self.cancel_listen(tunnel, now);
             }
-            guard.wish = Wish::Offer(offer, Some(tunnel));
+            guard.wish = Wish::Offer {
+                offer,
+                made,
+                asked: Some(tunnel),
+            };
             self.ask(
                 tunnel,
                 1,
@@ -166,7 +183,9 @@ impl<K: PayerKeys> Payer<K> {
         let Some(guard) = self.guards.get_mut(&peer) else {
             return true;
         };
-        let Wish::Offer(offer, _) = guard.wish else { return true };
+        let Wish::Offer { offer, .. } = guard.wish else {
+            return true;
+        };
         let terms = EscrowTerms::new(&offer, peer, acceptance.payee_account, acceptance.min_deposit);
         let escrow = Escrow {
             terms,

@@ -90,8 +90,13 @@ pub(super) enum Wish {
     At(UnixMillis),
     /// The driver makes a key and a funding account.
     Asked,
-    /// The guard is to be asked, on this tunnel if one was picked.
-    Offer(EscrowOffer, Option<TunnelId>),
+    /// The guard is to be asked: on this tunnel, if one was picked.
+    Offer {
+        offer: EscrowOffer,
+        /// It came from the driver then.
+        made: UnixMillis,
+        asked: Option<TunnelId>,
+    },
 }
 
 /// A guard, as far as money is concerned.

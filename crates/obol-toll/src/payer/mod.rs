@@ -211,7 +211,11 @@ impl<K: PayerKeys> Payer<K> {
             }
             Input::Answer { tunnel, body } => self.answered(tunnel, &body, now),
             Input::Offer { guard, offer } => {
-                self.guards.entry(guard).or_default().wish = Wish::Offer(offer, None);
+                self.guards.entry(guard).or_default().wish = Wish::Offer {
+                    offer,
+                    made: now,
+                    asked: None,
+                };
                 self.advance_all_of(guard, now);
             }
             Input::EscrowOpened { escrow, balance } => {
@@ -437,10 +441,10 @@ impl<K: PayerKeys> Payer<K> {
             .discard(|o| concerns(o, tunnel) && !matches!(o, Output::GiveUp { .. }));
         let Some(peer) = t.guard() else { return };
         if let Some(guard) = self.guards.get_mut(&peer) {
-            if let Wish::Offer(offer, Some(asked)) = guard.wish
-                && asked == tunnel
+            if let Wish::Offer { asked, .. } = &mut guard.wish
+                && *asked == Some(tunnel)
             {
-                guard.wish = Wish::Offer(offer, None);
+                *asked = None;
             }
             guard.ended = guard.ended.saturating_add(t.charged());
             for e in &mut guard.escrows {

@@ -109,6 +109,46 @@ fn wants_by(desk: &mut Desk, until: UnixMillis) -> Option<UnixMillis> {
 }
 
 #[test]
+fn an_offer_that_found_no_tunnel_for_long_is_made_anew() {
+    for (waits_ms, stale) in [(20_000, false), (20_001, true)] {
+        let mut desk = Desk::new(config(), &[100]);
+        desk.open();
+        desk.quote();
+        // It is asked for over a tunnel that ends before the offer is made, or before the guard has answered.
+        let offer = desk.offer();
+        desk.say(Input::Offer {
+            guard: PeerId([1; 32]),
+            offer,
+        });
+        desk.asked();
+        desk.say(Input::TunnelClosed {
+            tunnel: T,
+            why: CloseReason::Unused,
+        });
+        desk.out.clear();
+        desk.now = desk.now.plus(waits_ms);
+        desk.open();
+        desk.quote();
+        let wanted = desk.out.iter().any(|o| matches!(o, Output::WantEscrow { .. }));
+        assert_eq!(wanted, stale, "after {waits_ms} ms");
+        if stale {
+            // Nothing is asked until there is one of today's ledger.
+            let newer = EscrowOffer {
+                s0: offer.s0 + (1 << 32),
+                ..offer
+            };
+            desk.say(Input::Offer {
+                guard: PeerId([1; 32]),
+                offer: newer,
+            });
+            assert_eq!(desk.asked(), (1, ToNode::OfferEscrow(newer)));
+        } else {
+            assert_eq!(desk.asked(), (1, ToNode::OfferEscrow(offer)));
+        }
+    }
+}
+
+#[test]
 fn an_offer_that_is_declined_is_made_again_after_a_minute_or_ever_longer_up_to_an_hour() {
     let minutes = |waits: [u64; 8]| waits.map(|minutes| minutes * 60_000);
     for (code, waits) in [
