@@ -59,6 +59,15 @@ id!(
     AccountId, 32
 );
 id!(
+    /// A transaction on the ledger: its hash.
+    TransactionId, 32
+);
+id!(
+    /// The memo (a hash memo) of all ledger payments by which one payer settles what it owes by trust: random, its own, the same
+    /// for all its payees. It says to them whose payment it is, and nothing to anybody else.
+    SettlementMemo, 32
+);
+id!(
     /// An Ed25519 signature.
     Signature, 64
 );

@@ -2,14 +2,16 @@
 
 pub mod ids;
 pub mod link;
+pub mod ownership;
 pub mod terms;
 pub mod to_node;
 pub mod to_origin;
 pub mod units;
 pub mod wire;
 
-pub use ids::{AccountId, Asset, EscrowId, NetworkId, PeerId, Signature};
-pub use link::{Allocation, LegPay, LinkMessage, MAX_ALLOCATIONS, MAX_LINK_BODY};
+pub use ids::{AccountId, Asset, EscrowId, NetworkId, PeerId, SettlementMemo, Signature, TransactionId};
+pub use link::{Allocation, LegPay, LegTrust, LinkMessage, MAX_ALLOCATIONS, MAX_LINK_BODY, TrustBooks};
+pub use ownership::{OwnerAsks, Ownership};
 pub use terms::{EscrowAcceptance, EscrowOffer, EscrowRules, EscrowTerms, OpeningTerms, Tariff};
 pub use to_node::{Claim, Forward, LowWater, Pay, ToNode};
 pub use to_origin::{Balance, DeclineCode, Declined, EscrowState, Quote, RefuseCode, ToOrigin};

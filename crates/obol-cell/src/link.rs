@@ -1,6 +1,6 @@
 //! Link command 200: what neighbour relays say to each other.
 
-use crate::ids::{Asset, EscrowId, NetworkId, Signature};
+use crate::ids::{AccountId, Asset, EscrowId, NetworkId, SettlementMemo, Signature, TransactionId};
 use crate::terms::{EscrowAcceptance, EscrowOffer, EscrowRules, OpeningTerms};
 use crate::to_origin::{Balance, DeclineCode, RefuseCode};
 use crate::units::Stroops;
@@ -43,6 +43,41 @@ pub struct LegPay {
     pub allocations: Vec<Allocation>,
 }
 
+/// What the payer relay owes by trust in all, signed, and the circuits that the newest part is for (none: the newest statement,
+/// repeated after a reconnect).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct LegTrust {
+    /// The statement's number, as of claims.
+    pub k: u32,
+    /// What is owed in all, settled or not.
+    pub cumulative: Stroops,
+    /// By which the payer's settlements are known.
+    pub memo: SettlementMemo,
+    /// By the key of the account that the payer settles from, on all of this and both relays' identities.
+    pub signature: Signature,
+    /// At most [`MAX_ALLOCATIONS`], at most one for each circuit.
+    pub allocations: Vec<Allocation>,
+}
+
+/// The payee's books on what a relay that it trusts owes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TrustBooks {
+    /// Where it is to be paid; this account is used for nothing else.
+    pub account: AccountId,
+    /// The most that may be unsettled; nothing: the payer is not trusted any more.
+    pub max_unsettled: Stroops,
+    /// The number of the newest statement stored; zero: none.
+    pub k: u32,
+    /// Its sum.
+    pub cumulative: Stroops,
+    /// Its signature, by which its author knows it again; all zeros: none.
+    pub signature: Signature,
+    /// What of it no circuit has.
+    pub unallocated: Stroops,
+    /// What the ledger has shown to be paid.
+    pub settled: Stroops,
+}
+
 /// A message of link command 200.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum LinkMessage {
@@ -75,6 +110,8 @@ pub enum LinkMessage {
         escrow: EscrowId,
         /// See above.
         opening: Option<OpeningTerms>,
+        /// By E's key, on [`crate::OwnerAsks::Books`]: an escrow becomes the peer's whose question is believed first.
+        owner: Signature,
     },
     /// Payee to payer: its books on the escrow. The answer to a `LegQuery` and to a `LegPay` without allocations, and said
     /// when a `LegPay` cannot be credited or the escrow begins to close.
@@ -97,6 +134,25 @@ pub enum LinkMessage {
         /// The last claim.
         final_k: u32,
     },
+    /// Payee to payer: you are trusted, or were; these are my books. After the `LegHello`, as the answer to a `LegTrust` without
+    /// allocations, and when a `LegTrust` cannot be credited.
+    LegTrusted(TrustBooks),
+    /// Payer to payee: a statement of what is owed, with allocations.
+    LegTrust(LegTrust),
+    /// Payer to payee: this much of what I owe was paid by this transaction. Repeated on every new link until it is confirmed.
+    LegPaid {
+        /// The transaction.
+        transaction: TransactionId,
+        /// What it paid to the payee.
+        amount: Stroops,
+    },
+    /// Payee to payer: the ledger has shown this transaction.
+    LegSettled {
+        /// The transaction.
+        transaction: TransactionId,
+        /// What all transactions so far have paid.
+        total: Stroops,
+    },
 }
 
 const HELLO: u8 = 1;
@@ -108,6 +164,10 @@ const BALANCE: u8 = 6;
 const REFUSED: u8 = 7;
 const CLOSE: u8 = 8;
 const QUERY: u8 = 9;
+const TRUSTED: u8 = 10;
+const TRUST: u8 = 11;
+const PAID: u8 = 12;
+const SETTLED: u8 = 13;
 
 fn read_opening(r: &mut Reader<'_>) -> Result<Option<OpeningTerms>, DecodeError> {
     if r.bool("opening terms")? {
@@ -126,25 +186,7 @@ impl LegPay {
         } else {
             None
         };
-        let count = usize::from(r.u8()?);
-        if count > MAX_ALLOCATIONS {
-            return Err(DecodeError::Undefined {
-                field: "count of allocations",
-                value: count as u64,
-            });
-        }
-        let allocations = (0..count)
-            .map(|_| {
-                let (circuit, n, amount) = (r.u32()?, r.u16()?, r.stroops()?);
-                if n == 0 {
-                    return Err(DecodeError::Undefined {
-                        field: "payment number",
-                        value: 0,
-                    });
-                }
-                Ok(Allocation { circuit, n, amount })
-            })
-            .collect::<Result<_, _>>()?;
+        let allocations = read_allocations(r)?;
         Ok(LegPay {
             escrow,
             k,
@@ -164,14 +206,77 @@ impl LegPay {
         if let Some(opening) = &self.opening {
             opening.write(w);
         }
-        debug_assert!(
-            self.allocations.len() <= MAX_ALLOCATIONS,
-            "the payer splits its batches"
-        );
-        w.u8(self.allocations.len() as u8);
-        for a in &self.allocations {
-            w.u32(a.circuit).u16(a.n).stroops(a.amount);
-        }
+        write_allocations(&self.allocations, w);
+    }
+}
+
+fn read_allocations(r: &mut Reader<'_>) -> Result<Vec<Allocation>, DecodeError> {
+    let count = usize::from(r.u8()?);
+    if count > MAX_ALLOCATIONS {
+        return Err(DecodeError::Undefined {
+            field: "count of allocations",
+            value: count as u64,
+        });
+    }
+    (0..count)
+        .map(|_| {
+            let (circuit, n, amount) = (r.u32()?, r.u16()?, r.stroops()?);
+            if n == 0 {
+                return Err(DecodeError::Undefined {
+                    field: "payment number",
+                    value: 0,
+                });
+            }
+            Ok(Allocation { circuit, n, amount })
+        })
+        .collect()
+}
+
+fn write_allocations(allocations: &[Allocation], w: &mut Writer) {
+    debug_assert!(allocations.len() <= MAX_ALLOCATIONS, "the payer splits its batches");
+    w.u8(allocations.len() as u8);
+    for a in allocations {
+        w.u32(a.circuit).u16(a.n).stroops(a.amount);
+    }
+}
+
+impl LegTrust {
+    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(LegTrust {
+            k: r.u32()?,
+            cumulative: r.stroops()?,
+            memo: SettlementMemo::read(r)?,
+            signature: Signature::read(r)?,
+            allocations: read_allocations(r)?,
+        })
+    }
+
+    fn write(&self, w: &mut Writer) {
+        w.u32(self.k)
+            .stroops(self.cumulative)
+            .bytes(&self.memo.0)
+            .bytes(&self.signature.0);
+        write_allocations(&self.allocations, w);
+    }
+}
+
+impl TrustBooks {
+    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(TrustBooks {
+            account: AccountId::read(r)?,
+            max_unsettled: r.stroops()?,
+            k: r.u32()?,
+            cumulative: r.stroops()?,
+            signature: Signature::read(r)?,
+            unallocated: r.stroops()?,
+            settled: r.stroops()?,
+        })
+    }
+
+    fn write(&self, w: &mut Writer) {
+        w.bytes(&self.account.0).stroops(self.max_unsettled);
+        w.u32(self.k).stroops(self.cumulative).bytes(&self.signature.0);
+        w.stroops(self.unallocated).stroops(self.settled);
     }
 }
 
@@ -202,9 +307,9 @@ impl LinkMessage {
                 w = Writer::message(PAY);
                 pay.write(&mut w);
             }
-            LinkMessage::LegQuery { escrow, opening } => {
+            LinkMessage::LegQuery { escrow, opening, owner } => {
                 w = Writer::message(QUERY);
-                w.bytes(&escrow.0).bool(opening.is_some());
+                w.bytes(&escrow.0).bytes(&owner.0).bool(opening.is_some());
                 if let Some(opening) = opening {
                     opening.write(&mut w);
                 }
@@ -227,6 +332,22 @@ impl LinkMessage {
                 w = Writer::message(CLOSE);
                 w.bytes(&escrow.0).u32(*final_k);
             }
+            LinkMessage::LegTrusted(books) => {
+                w = Writer::message(TRUSTED);
+                books.write(&mut w);
+            }
+            LinkMessage::LegTrust(statement) => {
+                w = Writer::message(TRUST);
+                statement.write(&mut w);
+            }
+            LinkMessage::LegPaid { transaction, amount } => {
+                w = Writer::message(PAID);
+                w.bytes(&transaction.0).stroops(*amount);
+            }
+            LinkMessage::LegSettled { transaction, total } => {
+                w = Writer::message(SETTLED);
+                w.bytes(&transaction.0).stroops(*total);
+            }
         }
         w.finish()
     }
@@ -248,10 +369,14 @@ impl LinkMessage {
                 code: DeclineCode::read(r)?,
             },
             PAY => LinkMessage::LegPay(LegPay::read(r)?),
-            QUERY => LinkMessage::LegQuery {
-                escrow: EscrowId::read(r)?,
-                opening: read_opening(r)?,
-            },
+            QUERY => {
+                let (escrow, owner) = (EscrowId::read(r)?, Signature::read(r)?);
+                LinkMessage::LegQuery {
+                    escrow,
+                    opening: read_opening(r)?,
+                    owner,
+                }
+            }
             BALANCE => LinkMessage::LegBalance(Balance::read(r)?),
             REFUSED => LinkMessage::LegRefused {
                 circuit: r.u32()?,
@@ -262,6 +387,16 @@ impl LinkMessage {
             CLOSE => LinkMessage::LegClose {
                 escrow: EscrowId::read(r)?,
                 final_k: r.u32()?,
+            },
+            TRUSTED => LinkMessage::LegTrusted(TrustBooks::read(r)?),
+            TRUST => LinkMessage::LegTrust(LegTrust::read(r)?),
+            PAID => LinkMessage::LegPaid {
+                transaction: TransactionId::read(r)?,
+                amount: r.stroops()?,
+            },
+            SETTLED => LinkMessage::LegSettled {
+                transaction: TransactionId::read(r)?,
+                total: r.stroops()?,
             },
             other => return Err(DecodeError::Kind(other)),
         };

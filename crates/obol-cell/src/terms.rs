@@ -35,7 +35,7 @@ impl EscrowRules {
     }
 }
 
-/// A relay's price terms: the same for every client all day (H6, 2.23). 104 bytes.
+/// A relay's price terms: the same for every client all day (H6, 2.23). 103 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Tariff {
     /// What carrying 64 KiB costs.
@@ -77,7 +77,7 @@ impl Tariff {
     }
 }
 
-/// "Will you be payee of an escrow like this?" 136 bytes. From a client in `OfferEscrow`, from a relay in `LegOffer`.
+/// "Will you be payee of an escrow like this?" 132 bytes. From a client in `OfferEscrow`, from a relay in `LegOffer`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EscrowOffer {
     /// A fresh key of the payer; the account must not exist yet.

@@ -57,6 +57,8 @@ pub enum ToNode {
         escrow: EscrowId,
         /// So that the payee can read the escrow from the ledger before the first payment.
         opening: Option<OpeningTerms>,
+        /// By E's key, on [`crate::OwnerAsks::Books`].
+        owner: Signature,
     },
     /// To the last paid hop: answer when this circuit's credit falls below `low` bytes.
     Listen {
@@ -78,6 +80,8 @@ pub enum ToNode {
         escrow: EscrowId,
         /// The last claim.
         final_k: u32,
+        /// By E's key, on [`crate::OwnerAsks::Close`].
+        owner: Signature,
     },
 }
 
@@ -219,9 +223,9 @@ impl ToNode {
                 w = Writer::message(OFFER);
                 offer.write(&mut w);
             }
-            ToNode::BalanceQuery { escrow, opening } => {
+            ToNode::BalanceQuery { escrow, opening, owner } => {
                 w = Writer::message(BALANCE_QUERY);
-                w.bytes(&escrow.0).bool(opening.is_some());
+                w.bytes(&escrow.0).bytes(&owner.0).bool(opening.is_some());
                 if let Some(opening) = opening {
                     opening.write(&mut w);
                 }
@@ -238,9 +242,9 @@ impl ToNode {
                 w = Writer::message(PAY);
                 pay.write(&mut w);
             }
-            ToNode::CloseEscrow { escrow, final_k } => {
+            ToNode::CloseEscrow { escrow, final_k, owner } => {
                 w = Writer::message(CLOSE);
-                w.bytes(&escrow.0).u32(*final_k);
+                w.bytes(&escrow.0).u32(*final_k).bytes(&owner.0);
             }
         }
         w.finish()
@@ -253,11 +257,12 @@ impl ToNode {
             QUOTE_QUERY => ToNode::QuoteQuery,
             OFFER => ToNode::OfferEscrow(EscrowOffer::read(&mut r)?),
             BALANCE_QUERY => {
-                let escrow = EscrowId::read(&mut r)?;
+                let (escrow, owner) = (EscrowId::read(&mut r)?, Signature::read(&mut r)?);
                 let present = r.bool("opening terms")?;
                 ToNode::BalanceQuery {
                     escrow,
                     opening: opening(&mut r, present)?,
+                    owner,
                 }
             }
             LISTEN => ToNode::Listen {
@@ -269,6 +274,7 @@ impl ToNode {
             CLOSE => ToNode::CloseEscrow {
                 escrow: EscrowId::read(&mut r)?,
                 final_k: r.u32()?,
+                owner: Signature::read(&mut r)?,
             },
             other => return Err(DecodeError::Kind(other)),
         };

@@ -149,9 +149,10 @@ fn to_node() -> impl Strategy<Value = ToNode> {
     prop_oneof![
         Just(ToNode::QuoteQuery),
         offer().prop_map(ToNode::OfferEscrow),
-        (bytes(), opening()).prop_map(|(e, opening)| ToNode::BalanceQuery {
+        (bytes(), opening(), bytes()).prop_map(|(e, opening, owner)| ToNode::BalanceQuery {
             escrow: EscrowId(e),
-            opening
+            opening,
+            owner: Signature(owner)
         }),
         (any::<u16>(), any::<u64>()).prop_map(|(id, low)| ToNode::Listen {
             id,
@@ -159,9 +160,10 @@ fn to_node() -> impl Strategy<Value = ToNode> {
         }),
         any::<u16>().prop_map(|id| ToNode::Cancel { id }),
         pay().prop_map(ToNode::Pay),
-        (bytes(), any::<u32>()).prop_map(|(e, final_k)| ToNode::CloseEscrow {
+        (bytes(), any::<u32>(), bytes()).prop_map(|(e, final_k, owner)| ToNode::CloseEscrow {
             escrow: EscrowId(e),
-            final_k
+            final_k,
+            owner: Signature(owner)
         }),
     ]
 }
@@ -209,8 +211,8 @@ fn to_origin() -> impl Strategy<Value = ToOrigin> {
 
 fn link_message() -> impl Strategy<Value = LinkMessage> {
     let allocation =
-        (any::<u32>(), 1..=u16::MAX, stroops()).prop_map(|(circuit, n, amount)| Allocation { circuit, n, amount });
-    let allocations = proptest::collection::vec(allocation, 0..=MAX_ALLOCATIONS);
+        || (any::<u32>(), 1..=u16::MAX, stroops()).prop_map(|(circuit, n, amount)| Allocation { circuit, n, amount });
+    let allocations = || proptest::collection::vec(allocation(), 0..=MAX_ALLOCATIONS);
     prop_oneof![
         (bytes(), asset(), rules()).prop_map(|(n, asset, rules)| {
             LinkMessage::LegHello {
@@ -225,7 +227,7 @@ fn link_message() -> impl Strategy<Value = LinkMessage> {
             escrow: EscrowId(e),
             code
         }),
-        (bytes(), any::<u32>(), stroops(), bytes(), opening(), allocations).prop_map(
+        (bytes(), any::<u32>(), stroops(), bytes(), opening(), allocations()).prop_map(
             |(escrow, k, cumulative, signature, opening, allocations)| LinkMessage::LegPay(LegPay {
                 escrow: EscrowId(escrow),
                 k,
@@ -235,9 +237,10 @@ fn link_message() -> impl Strategy<Value = LinkMessage> {
                 allocations
             })
         ),
-        (bytes(), opening()).prop_map(|(e, opening)| LinkMessage::LegQuery {
+        (bytes(), opening(), bytes()).prop_map(|(e, opening, owner)| LinkMessage::LegQuery {
             escrow: EscrowId(e),
-            opening
+            opening,
+            owner: Signature(owner)
         }),
         balance().prop_map(LinkMessage::LegBalance),
         (any::<u32>(), any::<u16>(), any::<u8>(), refuse_code()).prop_map(|(circuit, n, distance, code)| {
@@ -252,7 +255,40 @@ fn link_message() -> impl Strategy<Value = LinkMessage> {
             escrow: EscrowId(e),
             final_k
         }),
+        trust_books().prop_map(LinkMessage::LegTrusted),
+        (any::<u32>(), stroops(), bytes(), bytes(), allocations()).prop_map(
+            |(k, cumulative, memo, signature, allocations)| LinkMessage::LegTrust(LegTrust {
+                k,
+                cumulative,
+                memo: SettlementMemo(memo),
+                signature: Signature(signature),
+                allocations
+            })
+        ),
+        (bytes(), stroops()).prop_map(|(t, amount)| LinkMessage::LegPaid {
+            transaction: TransactionId(t),
+            amount
+        }),
+        (bytes(), stroops()).prop_map(|(t, total)| LinkMessage::LegSettled {
+            transaction: TransactionId(t),
+            total
+        }),
     ]
+}
+
+fn trust_books() -> impl Strategy<Value = TrustBooks> {
+    let statement = (any::<u32>(), stroops(), bytes());
+    (bytes(), stroops(), statement, stroops(), stroops()).prop_map(
+        |(account, max_unsettled, (k, cumulative, signature), unallocated, settled)| TrustBooks {
+            account: AccountId(account),
+            max_unsettled,
+            k,
+            cumulative,
+            signature: Signature(signature),
+            unallocated,
+            settled,
+        },
+    )
 }
 
 proptest! {
@@ -294,7 +330,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_an_error_or_a_message_that_encodes_to_them(mut body in proptest::collection::vec(any::<u8>(), 0..600), kind in 0u8..12) {
+    fn any_bytes_are_an_error_or_a_message_that_encodes_to_them(mut body in proptest::collection::vec(any::<u8>(), 0..600), kind in 0u8..16) {
         if body.len() >= 2 {
             (body[0], body[1]) = (VERSION, kind);
         }
@@ -405,6 +441,50 @@ fn the_layout_of_a_payment_is_what_it_was() {
         ..pay
     };
     assert_eq!(hex::encode(ToNode::Pay(last).encode()), "010601010203");
+}
+
+#[test]
+fn the_layout_of_a_question_about_an_escrow_is_what_it_was() {
+    let escrow = EscrowId([0xee; 32]);
+    let owner = Signature([0x55; 64]);
+    let (e, signature) = ("ee".repeat(32), "55".repeat(64));
+    let query = ToNode::BalanceQuery {
+        escrow,
+        opening: None,
+        owner,
+    };
+    assert_eq!(hex::encode(query.encode()), format!("0103{e}{signature}00"));
+    let close = ToNode::CloseEscrow {
+        escrow,
+        final_k: 0x0102_0304,
+        owner,
+    };
+    assert_eq!(hex::encode(close.encode()), format!("0107{e}01020304{signature}"));
+    let query = LinkMessage::LegQuery {
+        escrow,
+        opening: None,
+        owner,
+    };
+    assert_eq!(hex::encode(query.encode()), format!("0109{e}{signature}00"));
+}
+
+#[test]
+fn what_an_owner_signs_names_the_ledger_the_payee_the_escrow_and_the_question() {
+    let ownership = Ownership {
+        network: NetworkId([0x11; 32]),
+        payee: PeerId([0x22; 32]),
+        escrow: EscrowId([0x33; 32]),
+        asks: OwnerAsks::Books,
+    };
+    let (n, p, e) = ("11".repeat(32), "22".repeat(32), "33".repeat(32));
+    let label = hex::encode("obol-owner-1");
+    assert_eq!(hex::encode(ownership.message()), format!("{label}{n}{p}{e}0100000000"));
+    let close = Ownership {
+        asks: OwnerAsks::Close { final_k: 0x0102_0304 },
+        ..ownership
+    };
+    assert_eq!(hex::encode(close.message()), format!("{label}{n}{p}{e}0201020304"));
+    assert_eq!(close.message().len(), Ownership::LEN);
 }
 
 #[test]
