@@ -3,6 +3,10 @@
 //! A fact says what happened, not what the state is; replaying all of them gives the state at the crash. The encoding is
 //! stable: a kind byte, then a fixed layout, big-endian; new kinds may be added, old ones never change.
 
+mod trust;
+
+pub use trust::TrustFact;
+
 use crate::escrow::Escrow;
 use crate::ids::CircuitId;
 use obol_cell::{AccountId, DecodeError, EscrowId, EscrowTerms, PeerId, Reader, Signature, Stroops, Writer};
@@ -162,6 +166,24 @@ pub enum NodeFact {
     },
     /// About an outgoing escrow.
     Out(OutFact),
+    /// About what is owed by trust.
+    Trust(TrustFact),
+    /// What is signed from here on is signed on this day.
+    Day {
+        /// Days since the epoch (UTC).
+        day: u64,
+    },
+    /// State instead of history, written by a snapshot: what a peer was paid on a day of the last week.
+    Volume {
+        /// The payee.
+        peer: PeerId,
+        /// The day.
+        day: u64,
+        /// How much.
+        amount: Stroops,
+    },
+    /// The facts before this are those of a backup (H13): nothing more is signed or credited on the escrows that they name.
+    NewEpoch,
     /// State instead of history, written by a snapshot: sums over the whole life.
     Totals {
         /// Stored claims.
@@ -197,6 +219,8 @@ pub enum PayerFact {
         /// The sum.
         total: Stroops,
     },
+    /// The facts before this are those of a backup (H13): nothing more is signed on the escrows that they name.
+    NewEpoch,
 }
 
 fn read_escrow(r: &mut Reader<'_>) -> Result<Escrow, DecodeError> {
@@ -307,6 +331,10 @@ const OUT: u8 = 11;
 const INCOMING_STATE: u8 = 12;
 const IN_CLOSING: u8 = 13;
 const TOTALS: u8 = 14;
+const TRUST: u8 = 17;
+const DAY: u8 = 18;
+const VOLUME: u8 = 19;
+const NEW_EPOCH: u8 = 20;
 
 impl NodeFact {
     /// As stored.
@@ -402,6 +430,19 @@ impl NodeFact {
                 w.u8(OUT);
                 out.write(&mut w);
             }
+            NodeFact::Trust(trust) => {
+                w.u8(TRUST);
+                trust.write(&mut w);
+            }
+            NodeFact::Day { day } => {
+                w.u8(DAY).u64(*day);
+            }
+            NodeFact::Volume { peer, day, amount } => {
+                w.u8(VOLUME).bytes(&peer.0).u64(*day).stroops(*amount);
+            }
+            NodeFact::NewEpoch => {
+                w.u8(NEW_EPOCH);
+            }
             NodeFact::IncomingState {
                 escrow,
                 newest_k,
@@ -487,6 +528,14 @@ impl NodeFact {
                 amount: r.stroops()?,
             },
             OUT => NodeFact::Out(OutFact::read(r)?),
+            TRUST => NodeFact::Trust(TrustFact::read(r)?),
+            DAY => NodeFact::Day { day: r.u64()? },
+            VOLUME => NodeFact::Volume {
+                peer: PeerId::read(r)?,
+                day: r.u64()?,
+                amount: r.stroops()?,
+            },
+            NEW_EPOCH => NodeFact::NewEpoch,
             INCOMING_STATE => NodeFact::IncomingState {
                 escrow: EscrowId::read(r)?,
                 newest_k: r.u32()?,
@@ -502,6 +551,7 @@ impl NodeFact {
 
 const PAYER_OUT: u8 = 1;
 const PAYER_SPENT: u8 = 2;
+const PAYER_NEW_EPOCH: u8 = 3;
 
 impl PayerFact {
     /// As stored.
@@ -515,6 +565,9 @@ impl PayerFact {
             PayerFact::Spent { total } => {
                 w.u8(PAYER_SPENT).stroops(*total);
             }
+            PayerFact::NewEpoch => {
+                w.u8(PAYER_NEW_EPOCH);
+            }
         }
         w.finish()
     }
@@ -526,6 +579,7 @@ impl PayerFact {
         let fact = match r.u8()? {
             PAYER_OUT => PayerFact::Out(OutFact::read(r)?),
             PAYER_SPENT => PayerFact::Spent { total: r.stroops()? },
+            PAYER_NEW_EPOCH => PayerFact::NewEpoch,
             other => return Err(DecodeError::Kind(other)),
         };
         reader.end()?;
@@ -646,6 +700,16 @@ mod tests {
             },
         ];
         facts.extend(outs().into_iter().map(NodeFact::Out));
+        facts.extend(trust::all().into_iter().map(NodeFact::Trust));
+        facts.extend([
+            NodeFact::Day { day: 1 },
+            NodeFact::Volume {
+                peer: PeerId([1; 32]),
+                day: 2,
+                amount,
+            },
+            NodeFact::NewEpoch,
+        ]);
         facts
     }
 
@@ -660,7 +724,11 @@ mod tests {
             assert!(NodeFact::decode(&[&bytes[..], &[0]].concat()).is_err());
         }
         let spent = PayerFact::Spent { total: Stroops::MAX };
-        for fact in outs().into_iter().map(PayerFact::Out).chain([spent]) {
+        for fact in outs()
+            .into_iter()
+            .map(PayerFact::Out)
+            .chain([spent, PayerFact::NewEpoch])
+        {
             let bytes = fact.encode();
             assert_eq!(PayerFact::decode(&bytes), Ok(fact));
             for end in 0..bytes.len() {
@@ -675,7 +743,7 @@ mod tests {
         let mut kinds: Vec<u8> = facts().iter().map(|f| f.encode()[0]).collect();
         kinds.sort_unstable();
         kinds.dedup();
-        assert_eq!(kinds, (1..=14).collect::<Vec<_>>());
+        assert_eq!(kinds, (1..=14).chain(17..=20).collect::<Vec<_>>());
         assert_eq!(
             NodeFact::CircuitEnded { circuit: CircuitId(1) }.encode(),
             [7, 0, 0, 0, 0, 0, 0, 0, 1]

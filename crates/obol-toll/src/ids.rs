@@ -31,6 +31,29 @@ impl AddressKey {
     }
 }
 
+/// The network that an address belongs to: an IPv4 /24, or an IPv6 /48.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct NetworkKey(u64, bool);
+
+impl AddressKey {
+    /// `None`: this machine's own, behind which there may be anybody (a pluggable transport's clients, say).
+    pub(crate) fn network(self) -> Option<NetworkKey> {
+        match self {
+            AddressKey(v4, true) if v4 >> 24 == 127 => None,
+            AddressKey(0, false) => None,
+            AddressKey(v4, true) => Some(NetworkKey(v4 >> 8, true)),
+            AddressKey(v6, false) => Some(NetworkKey(v6 >> 16, false)),
+        }
+    }
+}
+
+impl std::fmt::Debug for NetworkKey {
+    /// Never shows the network.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("NetworkKey(..)")
+    }
+}
+
 impl std::fmt::Debug for AddressKey {
     /// Never shows the address.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -49,5 +72,22 @@ mod tests {
         assert_eq!(key("10.0.0.1"), key("::ffff:10.0.0.1"));
         assert_eq!(key("2001:db8:0:1::1"), key("2001:db8:0:1:ffff::2"));
         assert_ne!(key("2001:db8:0:1::1"), key("2001:db8:0:2::1"));
+    }
+
+    #[test]
+    fn the_network_of_an_address_is_24_bits_of_the_one_kind_and_48_of_the_other() {
+        let network = |text: &str| AddressKey::of(text.parse().expect("an address")).network();
+        assert_eq!(network("10.0.0.1"), network("10.0.0.255"));
+        assert_ne!(network("10.0.0.1"), network("10.0.1.1"));
+        assert_eq!(network("2001:db8:0:1::1"), network("2001:db8:0:ffff::1"));
+        assert_ne!(network("2001:db8:0:1::1"), network("2001:db8:1:1::1"));
+        // 10.0.0.1 as a number is not the address of the other kind with that number.
+        assert_ne!(network("0.10.0.1"), network("0:0:a00:1::"));
+        assert_eq!(format!("{:?}", network("10.0.0.1")), "Some(NetworkKey(..))");
+        assert_eq!(
+            (network("127.1.2.3"), network("::1")),
+            (None, None),
+            "this machine is no network"
+        );
     }
 }

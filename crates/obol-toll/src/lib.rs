@@ -16,6 +16,7 @@ pub mod payer;
 pub mod series;
 #[cfg(test)]
 mod sim;
+pub mod trust;
 
 pub use clock::UnixMillis;
 pub use escrow::{Escrow, NotBelieved};

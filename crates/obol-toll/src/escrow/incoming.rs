@@ -67,8 +67,15 @@ pub(crate) struct Incoming {
     pub(crate) phase: Phase,
     pub(crate) series: Series,
     pub(crate) newest: Option<StoredClaim>,
+    /// The first claim of the newest one's amount: it is published before any other, so that those with a higher k are left should it fail
+    /// in a ledger [H11].
+    pub(crate) first: Option<StoredClaim>,
+    /// The claim that is being flushed. Draws of the same amount may have come after it.
+    pub(crate) flushing: Option<StoredClaim>,
     /// The sum of all allocations so far, less what was returned.
     pub(crate) allocated: Stroops,
+    /// It came with a backup (H13): who knows what was claimed, allocated or flushed since. Nothing is taken on it.
+    pub(crate) sealed: bool,
 }
 
 impl Incoming {
@@ -81,7 +88,10 @@ impl Incoming {
             phase: Phase::Open,
             series: Series::default(),
             newest: None,
+            first: None,
+            flushing: None,
             allocated: Stroops::ZERO,
+            sealed: false,
         }
     }
 
@@ -117,6 +127,9 @@ impl Incoming {
 
     /// Everything but the signature. `allocations`: the sum that the message assigns.
     pub(crate) fn check(&self, k: u32, cumulative: Stroops, allocations: Stroops) -> Result<(), ClaimError> {
+        if self.sealed {
+            return Err(ClaimError::Closing);
+        }
         self.series.check(k).map_err(|bad| match bad {
             BadK::Seen => ClaimError::Seen,
             BadK::OutOfRange => ClaimError::OutOfRange,
@@ -139,7 +152,7 @@ impl Incoming {
         Ok(())
     }
 
-    /// The last check, by far the dearest.
+    /// Whether the owner said it: by far the dearest check.
     pub(crate) fn verify(
         &self,
         keys: &impl PayeeKeys,
@@ -161,8 +174,32 @@ impl Incoming {
             return Stroops::ZERO;
         }
         let rise = claim.cumulative.saturating_sub(self.cumulative());
+        if self.first.is_none() || !rise.is_zero() {
+            self.first = Some(claim);
+        }
         self.newest = Some(claim);
         rise
+    }
+
+    /// The claim to publish next: the first of its amount, and after that failed in a ledger the newest.
+    pub(crate) fn to_flush(&self) -> Option<StoredClaim> {
+        match self.phase {
+            Phase::FlushFailed { .. } => self.newest,
+            _ => self.first,
+        }
+    }
+
+    /// The claim with this number, if it is one of the two that are kept.
+    pub(crate) fn claim(&self, k: u32) -> Option<StoredClaim> {
+        [self.first, self.newest].into_iter().flatten().find(|c| c.k == k)
+    }
+
+    /// A new epoch began.
+    pub(crate) fn seal(&mut self) {
+        self.sealed = true;
+        if self.phase == Phase::Open {
+            self.phase = Phase::Closing;
+        }
     }
 
     /// Assigns a part to a circuit.

@@ -59,6 +59,8 @@ pub(crate) struct Outgoing {
     pub(crate) refunding: bool,
     /// E's key is not at hand any more: nothing can be paid by it.
     pub(crate) keyless: bool,
+    /// It came with a backup (H13): more may have been signed on it than is known, so nothing is any more.
+    pub(crate) sealed: bool,
 }
 
 /// The largest k that is signed: below 2^31.
@@ -94,6 +96,7 @@ impl Outgoing {
             succeeded: false,
             refunding: false,
             keyless: false,
+            sealed: false,
         })
     }
 
@@ -127,6 +130,14 @@ impl Outgoing {
     pub(crate) fn signed(&mut self, claim: NextClaim) {
         self.k = claim.k;
         self.cumulative = claim.cumulative;
+    }
+
+    /// A new epoch began. One that was being opened may be open by now: it is taken back after its expiry, if it is there.
+    pub(crate) fn seal(&mut self) {
+        self.sealed = true;
+        if matches!(self.phase, Phase::Opening | Phase::Open) {
+            self.phase = Phase::Closing;
+        }
     }
 
     /// Facts that give this state again.
@@ -169,11 +180,13 @@ impl Outgoing {
         self.escrow.terms.expiry.saturating_sub(self.margin.into())
     }
 
-    /// Between these two, unix seconds, its successor is opened at a random time: T - life / 2 and T - margin - 1 h (2.16).
-    pub(crate) fn successor_between(&self) -> (u64, u64) {
+    /// Between these two, unix seconds, its successor is opened at a random time: T - life / 2 and T - margin - 1 h (2.16), or as much
+    /// earlier as an opening may have to wait for its batch.
+    pub(crate) fn successor_between(&self, wait_secs: u64) -> (u64, u64) {
         let expiry = self.escrow.terms.expiry;
         let from = expiry.saturating_sub(expiry.saturating_sub(self.since) / 2);
-        (from, from.max(self.stops_at().saturating_sub(3_600)))
+        let to = self.stops_at().saturating_sub(3_600).saturating_sub(wait_secs);
+        (from, from.max(to))
     }
 
     /// What the payee holds of our claims that no circuit has.
@@ -183,7 +196,7 @@ impl Outgoing {
 
     /// What can be paid by it now, the unallocated balance included.
     pub(crate) fn available(&self, now: UnixMillis) -> Stroops {
-        if !self.known || self.keyless || self.k >= LAST_K {
+        if !self.known || self.keyless || self.sealed || self.k >= LAST_K {
             return Stroops::ZERO;
         }
         match self.phase {
@@ -363,9 +376,26 @@ mod tests {
     fn its_successor_is_opened_in_the_second_half_of_its_life_an_hour_before_the_margin() {
         let o = open();
         assert_eq!(
-            o.successor_between(),
+            o.successor_between(0),
             (T + LIFE / 2, T + LIFE - u64::from(MARGIN) - 3_600)
         );
+        assert_eq!(o.successor_between(600).1, T + LIFE - u64::from(MARGIN) - 4_200);
+        assert_eq!(o.successor_between(LIFE), (T + LIFE / 2, T + LIFE / 2));
+    }
+
+    #[test]
+    fn one_of_a_backup_pays_nothing_and_is_left_to_its_end() {
+        for (before, after) in [
+            (Phase::Opening, Phase::Closing),
+            (Phase::Open, Phase::Closing),
+            (Phase::Closing, Phase::Closing),
+            (Phase::Ended, Phase::Ended),
+        ] {
+            let mut o = open();
+            o.phase = before;
+            o.seal();
+            assert_eq!((o.phase, o.available(at(T))), (after, s(0)));
+        }
     }
 
     #[test]

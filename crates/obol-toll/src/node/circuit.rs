@@ -28,7 +28,7 @@ use crate::bucket::MessageBucket;
 use crate::clock::UnixMillis;
 use crate::holdings::Holdings;
 use crate::ids::LinkId;
-use obol_cell::{Forward, LowWater, PeerId, RefuseCode, Step, Stroops, Tariff};
+use obol_cell::{EscrowId, Forward, LowWater, PeerId, RefuseCode, Step, Stroops, Tariff};
 
 /// How long half of a payment is held (2.6).
 pub(crate) const HOLD_MS: u64 = 4_000;
@@ -108,11 +108,15 @@ pub(crate) struct Circuit {
     pub(crate) forwarded: Forwarded,
     /// Money that arrived and was not spent.
     pub(crate) held: Holdings,
+    /// What the hop before owes for it by trust, and was not spent. It buys this hop's own bytes, and never leaves as money (C2).
+    pub(crate) owed: Stroops,
     /// At hop 1: what was paid for steps here, by escrow; the unused part goes back.
     pub(crate) paid: Holdings,
     pub(crate) payment: Payment,
     pub(crate) listen: Option<Listen>,
     pub(crate) messages: MessageBucket,
+    /// The escrow that its next hop is paid by, and when it moves to that one's successor, once that was drawn.
+    pub(crate) leg: Option<(EscrowId, Option<UnixMillis>)>,
     /// An allocation for its next hop waits for the next signature.
     pub(crate) batched: bool,
     /// Whether the journal has anything about this circuit.
@@ -140,6 +144,7 @@ impl Circuit {
             growth: Growth::default(),
             forwarded: Forwarded::default(),
             held: Holdings::default(),
+            owed: Stroops::ZERO,
             paid: Holdings::default(),
             payment: Payment {
                 n: 0,
@@ -148,6 +153,7 @@ impl Circuit {
             },
             listen: None,
             messages: MessageBucket::new(now),
+            leg: None,
             batched: false,
             in_journal: false,
             dead: false,
@@ -162,6 +168,16 @@ impl Circuit {
     /// Of that, what was paid for: initial credit is used first.
     pub(crate) fn unused(&self) -> u64 {
         self.bought.min(self.credit())
+    }
+
+    /// What is held for a payment that passes `forward` on: only what escrow secures can be passed on.
+    pub(crate) fn at_hand(&self, forward: Stroops) -> Stroops {
+        let secured = self.held.total();
+        if forward.is_zero() {
+            secured.checked_add(self.owed).unwrap_or(Stroops::MAX)
+        } else {
+            secured
+        }
     }
 
     /// Takes note of the data plane's count; it never falls.

@@ -1,5 +1,7 @@
 //! What an operator sets.
 
+use super::limits::Limits;
+use super::trust::TrustConfig;
 use obol_cell::{PeerId, Stroops, Tariff, UNIT};
 
 /// The settings of a [`super::Node`].
@@ -19,21 +21,32 @@ pub struct NodeConfig {
     pub neighbour_refill: u64,
     /// At most this many new escrows are believed in a minute.
     pub escrows_per_minute: u32,
-    /// Deposit of an escrow to another relay: at least this, and three times what the last one carried.
+    /// Deposit of an escrow to another relay: at least this, and three times what the pair's last week came to.
     pub deposit: Stroops,
+    /// That much at most, however much the week came to (but never less than the payee's minimum); `None`: no bound.
+    pub max_deposit: Option<Stroops>,
     /// Life of an escrow to another relay, seconds (7 days), within the payee's rules.
     pub life: u32,
     /// An escrow to another relay with less than this left is not offered for new circuits (`next: none`), and the next
     /// one is asked for.
     pub reserve: Stroops,
-    /// Longest random delay before an escrow is asked for, milliseconds (0 on the embedded ledger).
+    /// Longest random delay after a start before the first escrows are asked for, milliseconds (0 on the embedded ledger).
     pub opening_jitter_ms: u64,
+    /// After that escrows are asked for in batches, one at a random time of each period of this length, milliseconds (6 hours). Zero
+    /// (the embedded ledger): whenever one is wanted, after the delay above.
+    pub opening_period_ms: u64,
+    /// At most this many in a batch; who is in it is drawn by consensus weight and past volume.
+    pub openings_per_batch: u32,
     /// Flush after a `CloseEscrow` at a random time within this, milliseconds (an hour; 0 on the embedded ledger).
     pub close_jitter_ms: u64,
     /// Flush an escrow once this much is unsettled on it, the exposure limit; `None`: only by time and request.
     pub flush_above: Option<Stroops>,
     /// Whether this relay opens escrows to other relays at all.
     pub pays_others: bool,
+    /// What others may cost us, besides.
+    pub limits: Limits,
+    /// What may be owed instead of secured.
+    pub trust: TrustConfig,
 }
 
 impl NodeConfig {
@@ -50,10 +63,18 @@ impl NodeConfig {
             deposit: tariff.rules.min_deposit,
             life: 7 * 86_400,
             reserve: Stroops::ZERO,
+            max_deposit: None,
             opening_jitter_ms: 600_000,
+            opening_period_ms: 21_600_000,
+            openings_per_batch: 32,
             close_jitter_ms: 3_600_000,
             flush_above: None,
             pays_others: true,
+            limits: Limits {
+                escrows_per_minute_of_one: Some(15),
+                ..Limits::default()
+            },
+            trust: TrustConfig::default(),
         }
     }
 }

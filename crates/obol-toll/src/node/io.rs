@@ -1,11 +1,15 @@
 //! What a [`super::Node`] is told and what it asks for.
 
+use super::limits::Limited;
 use crate::escrow::{Escrow, NotBelieved};
 use crate::fact::NodeFact;
 use crate::ids::{AddressKey, CircuitId, LinkId};
+use crate::trust::{ExpectedPayment, NotPaid, OwedPayment, Trusted};
 use obol_cell::{
-    AccountId, DeclineCode, EscrowId, EscrowOffer, EscrowRules, PeerId, RefuseCode, Signature, Step, Stroops,
+    AccountId, DeclineCode, EscrowId, EscrowOffer, EscrowRules, PeerId, RefuseCode, SettlementMemo, Signature, Step,
+    Stroops, TransactionId,
 };
+use std::collections::BTreeMap;
 
 /// Something that happened.
 ///
@@ -166,6 +170,62 @@ pub enum Input {
         /// E.
         escrow: EscrowId,
     },
+    /// The consensus: the relays that take payments (or those of them that we want to be able to pay), and how much traffic goes
+    /// to each. Escrows are opened to these only. Until it is told: to every relay that says hello.
+    Candidates {
+        /// Weights, in any unit.
+        weights: BTreeMap<PeerId, u64>,
+    },
+    /// What the capital account has. Until it is told: enough.
+    Capital {
+        /// Of the asset.
+        asset: Stroops,
+        /// For how many openings its lumens suffice.
+        openings: u32,
+    },
+    /// The lumens of a payee account, for the alarm before new escrows are declined (settlement.md: twice the highest fee for each open
+    /// escrow).
+    PayeeLumens {
+        /// What can be spent, in stroops of XLM.
+        have: Stroops,
+        /// What the open escrows may need.
+        need: Stroops,
+    },
+    /// Who may owe us, and where that is paid to: an account that is used for nothing else, by no other relay. Whoever is to be trusted
+    /// no more stays on the list, with a limit of nothing, until its debt is settled.
+    Trust {
+        /// The account.
+        account: AccountId,
+        /// The list.
+        peers: Vec<Trusted>,
+    },
+    /// The answer to [`Output::CheckPayment`].
+    PaymentChecked {
+        /// Who paid.
+        peer: PeerId,
+        /// The transaction.
+        transaction: TransactionId,
+        /// How much it paid in all, if everything is as expected.
+        result: Result<Stroops, NotPaid>,
+    },
+    /// The answer to [`Output::PayOwed`]: a closed ledger has it.
+    OwedPaid {
+        /// Its number.
+        batch: u64,
+        /// The transaction.
+        transaction: TransactionId,
+    },
+    /// The answer to [`Output::FindPayments`]: all of them, oldest first, once none that was submitted earlier can come to be any more.
+    PaymentsFound {
+        /// The transactions, with their payments of the asset.
+        transactions: Vec<(TransactionId, Vec<OwedPayment>)>,
+    },
+    /// The answer to [`Output::PayOwed`]: it failed, or its time bound has passed, and no ledger will ever have it. "Unknown" is no
+    /// answer.
+    OwedNotPaid {
+        /// Its number.
+        batch: u64,
+    },
     /// Every [`Output::Persist`] up to this number is durable.
     Persisted {
         /// Its `seq`.
@@ -299,6 +359,37 @@ pub enum Output {
         /// r's signature.
         refund: Signature,
     },
+    /// Pay what is owed: one transaction, with this memo, with all of these payments. Record it under its number before it is
+    /// submitted; asked for again after a restart, with the same number and the same payments: look before you submit. Then say
+    /// [`Input::OwedPaid`] or [`Input::OwedNotPaid`].
+    PayOwed {
+        /// Its number; never used for another.
+        batch: u64,
+        /// The account that pays.
+        from: AccountId,
+        /// The transaction's memo, a hash.
+        memo: SettlementMemo,
+        /// At most [`super::PAYMENTS_IN_ONE`].
+        payments: Vec<OwedPayment>,
+    },
+    /// The books come out of a backup, and do not know what was paid since: which transactions of this account have this memo? Nothing is
+    /// paid, or owed, before [`Input::PaymentsFound`]. Asked for again after a restart.
+    FindPayments {
+        /// The account that pays.
+        from: AccountId,
+        /// The memo, a hash.
+        memo: SettlementMemo,
+    },
+    /// Is this transaction in a closed ledger, did it succeed, and how much did it pay as described? Batch these. Answered by
+    /// [`Input::PaymentChecked`].
+    CheckPayment {
+        /// Who says that it paid.
+        peer: PeerId,
+        /// The transaction.
+        transaction: TransactionId,
+        /// What is expected of it.
+        payment: ExpectedPayment,
+    },
     /// For metrics and people.
     Report(Report),
 }
@@ -358,4 +449,27 @@ pub enum Report {
         /// How much.
         amount: Stroops,
     },
+    /// A limit is near (80 % of it are used), or is not any more (less than 70 %).
+    Level {
+        /// Which.
+        of: Limited,
+        /// How much of it is used, in the limit's unit.
+        used: u64,
+        /// The limit.
+        limit: u64,
+        /// Near, or not any more.
+        alarm: bool,
+    },
+    /// A relay that we trust owes more than before.
+    Owed {
+        /// By how much.
+        rise: Stroops,
+    },
+    /// The ledger has shown that a part of it was paid.
+    OwedSettled {
+        /// How much.
+        amount: Stroops,
+    },
+    /// A settlement was announced that the ledger does not show as it was announced.
+    BadSettlement,
 }

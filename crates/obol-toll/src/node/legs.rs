@@ -7,33 +7,44 @@
 //! | `LegRefused` | payer | counts as the `LegPay`: the payment is refused here too, and further on |
 //! | `LegOffer`, `LegQuery`, `LegClose` | payer | payee.rs |
 //! | `LegAccepted`, `LegDeclined`, `LegBalance` | payee | payer.rs |
+//! | `LegTrust`, `LegPaid` | payer | trust.rs |
+//! | `LegTrusted`, `LegSettled` | payee | trust.rs |
 //!
 //! Two allocations for one circuit in one message are a protocol error: an honest payer has one payment in flight per
 //! circuit. In successive messages they are not: a client can make an honest payer send them, and the earlier one is held.
 
-use super::circuit::{HOLD_MS, Phase};
+use super::circuit::{HOLD_MS, Phase as PaymentPhase};
 use super::{Node, Output, Report, Timer};
 use crate::clock::UnixMillis;
 use crate::defects::{self, Defect};
 use crate::escrow::incoming::ClaimError;
-use crate::fact::{NodeFact, OutFact};
+use crate::escrow::outgoing::Phase;
+use crate::fact::{NodeFact, OutFact, Owner};
 use crate::ids::{CircuitId, LinkId};
 use crate::keys::{PayeeKeys, PayerKeys};
 use obol_cell::{
-    Allocation, Asset, EscrowId, EscrowRules, LegPay, LinkMessage, MAX_ALLOCATIONS, NetworkId, PeerId, RefuseCode,
-    Stroops,
+    Allocation, Asset, EscrowId, EscrowRules, LegPay, LinkMessage, MAX_ALLOCATIONS, NetworkId, OwnerAsks, Ownership,
+    PeerId, RefuseCode, Stroops,
 };
 use std::collections::HashSet;
 
 /// After so many bad signatures a link is closed.
 const BAD_SIGNATURES: u8 = 3;
 
+/// What a leg is paid by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Backing {
+    Escrow(EscrowId),
+    /// A statement to this payee, which trusts us.
+    Trust(PeerId),
+}
+
 /// Where a forwarded part goes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NextLeg {
     pub(super) link: LinkId,
     pub(super) id: u32,
-    pub(super) escrow: EscrowId,
+    pub(super) by: Backing,
 }
 
 impl<K: PayeeKeys + PayerKeys> Node<K> {
@@ -84,11 +95,17 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
                 }
             }
             LinkMessage::LegOffer(offer) => self.leg_offer(now, link, &offer),
-            LinkMessage::LegQuery { escrow, opening } => self.leg_query(now, link, peer, escrow, opening),
+            LinkMessage::LegQuery { escrow, opening, owner } => {
+                self.leg_query(now, link, peer, escrow, opening, &owner)
+            }
             LinkMessage::LegClose { escrow, .. } => self.leg_close(now, peer, escrow),
             LinkMessage::LegAccepted(acceptance) => self.leg_accepted(now, peer, &acceptance),
             LinkMessage::LegDeclined { escrow, code } => self.leg_declined(now, peer, escrow, code),
             LinkMessage::LegBalance(balance) => self.leg_balance(now, link, peer, &balance),
+            LinkMessage::LegTrusted(books) => self.leg_trusted(link, peer, &books),
+            LinkMessage::LegTrust(statement) => self.leg_trust(now, link, peer, &statement),
+            LinkMessage::LegPaid { transaction, amount } => self.leg_paid(now, link, peer, transaction, amount),
+            LinkMessage::LegSettled { transaction, .. } => self.leg_settled(peer, transaction),
             LinkMessage::LegHello { .. } => {}
         }
     }
@@ -110,27 +127,29 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         }
         if same {
             self.reconcile(now, link, peer);
+            self.greet_trusted(link, peer);
             self.send_offers(link, peer);
             self.want(now, peer);
         }
     }
 
     fn leg_pay(&mut self, now: UnixMillis, link: LinkId, peer: PeerId, pay: LegPay) {
-        let mut circuits = HashSet::with_capacity(pay.allocations.len());
-        if !pay.allocations.iter().all(|a| circuits.insert(a.circuit)) {
-            return self.close_link(link);
-        }
-        let sum = pay
-            .allocations
-            .iter()
-            .try_fold(Stroops::ZERO, |sum, a| sum.checked_add(a.amount));
-        let Some(sum) = sum else {
+        let Some(sum) = sum_of(&pay.allocations) else {
             return self.close_link(link);
         };
-        if !self.incoming.contains_key(&pay.escrow) {
+        let known = self.incoming.get(&pay.escrow).map(|i| i.owner == Owner::Peer(peer));
+        if known != Some(true) {
+            // Somebody else's is answered like one that there is not.
             match pay.opening {
-                Some(opening) => self.read_for_leg(now, link, peer, pay.escrow, &opening, Some(pay)),
-                None => self.tell_balance(link, pay.escrow),
+                Some(opening) if !self.claim_is_signed(pay.escrow, &opening, pay.k, pay.cumulative, &pay.signature) => {
+                    self.tell_unknown(link, pay.escrow);
+                    self.report(Report::BadSignature);
+                    self.bad_signature(link);
+                }
+                Some(opening) if known.is_none() => {
+                    self.read_for_leg(now, link, peer, pay.escrow, &opening, Some(pay));
+                }
+                _ => self.tell_unknown(link, pay.escrow),
             }
             return;
         }
@@ -167,15 +186,15 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
     }
 
     /// Money for payment n is held for its circuit now.
-    fn arrived(&mut self, now: UnixMillis, circuit: CircuitId, n: u16, amount: Stroops) {
+    pub(super) fn arrived(&mut self, now: UnixMillis, circuit: CircuitId, n: u16, amount: Stroops) {
         let Some(c) = self.circuits.get_mut(&circuit) else {
             return;
         };
         if n > c.payment.n {
             c.begin(n);
-            c.payment.phase = Phase::AwaitPay { arrived: amount };
+            c.payment.phase = PaymentPhase::AwaitPay { arrived: amount };
             self.at(now.plus(HOLD_MS), Timer::Hold(circuit, n));
-        } else if n == c.payment.n && matches!(c.payment.phase, Phase::AwaitMoney { .. }) {
+        } else if n == c.payment.n && matches!(c.payment.phase, PaymentPhase::AwaitMoney { .. }) {
             self.money(circuit, amount);
         }
         // Otherwise it is held, and that is all.
@@ -192,16 +211,18 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
             c.begin(n);
         }
         match &mut c.payment.phase {
-            Phase::AwaitMoney { .. } => self.refuse(circuit, distance, code, true),
-            phase @ (Phase::Idle | Phase::RefusedBefore { .. }) => *phase = Phase::RefusedBefore { distance, code },
+            PaymentPhase::AwaitMoney { .. } => self.refuse(circuit, distance, code, true),
+            phase @ (PaymentPhase::Idle | PaymentPhase::RefusedBefore { .. }) => {
+                *phase = PaymentPhase::RefusedBefore { distance, code }
+            }
             // Our own clock was faster: this is still the same refusal.
-            Phase::Refused {
+            PaymentPhase::Refused {
                 by_link: by_link @ false,
                 ..
             } => *by_link = true,
             // The client resumed at the hop before, which refused again: its `Pay` to us is on its way.
-            Phase::Refused { again, .. } => *again = Some((distance, code)),
-            Phase::AwaitPay { .. } | Phase::Done => {}
+            PaymentPhase::Refused { again, .. } => *again = Some((distance, code)),
+            PaymentPhase::AwaitPay { .. } | PaymentPhase::Done => {}
         }
     }
 
@@ -218,18 +239,36 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
             .get(&link)
             .and_then(|l| l.payable())
             .ok_or(RefuseCode::NoFunds)?;
-        let escrow = self.choose(peer, amount).ok_or(RefuseCode::NoFunds)?;
+        let current = self.stays_with(circuit, peer);
+        let Some(escrow) = self.choose(peer, amount, current) else {
+            // Only if escrow does not do: money that a payee does not have yet.
+            return if self.reserve_owed(peer, amount) {
+                let by = Backing::Trust(peer);
+                Ok(NextLeg { link, id, by })
+            } else {
+                Err(RefuseCode::NoFunds)
+            };
+        };
         if let Some(o) = self.outgoing.get_mut(&escrow) {
+            let is_draw = o.phase != Phase::Open || o.unallocated() >= amount;
             o.reserve(amount);
+            if !is_draw
+                && let Some(c) = self.circuits.get_mut(&circuit)
+                && c.leg.is_none_or(|(before, _)| before != escrow)
+            {
+                c.leg = Some((escrow, None));
+            }
         }
-        Ok(NextLeg { link, id, escrow })
+        let by = Backing::Escrow(escrow);
+        Ok(NextLeg { link, id, by })
     }
 
     /// Queues what was put aside; it leaves with the next batch.
     pub(super) fn pass_on(&mut self, circuit: CircuitId, n: u16, leg: NextLeg, amount: Stroops) {
         let mut amount = amount;
         if defects::on(Defect::ForwardTooMuch)
-            && let Some(o) = self.outgoing.get_mut(&leg.escrow)
+            && let Backing::Escrow(escrow) = leg.by
+            && let Some(o) = self.outgoing.get_mut(&escrow)
         {
             o.reserve(amount);
             amount = amount.checked_add(amount).unwrap_or(amount);
@@ -243,7 +282,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
             amount,
         };
         self.batches
-            .entry((leg.link, leg.escrow))
+            .entry((leg.link, leg.by))
             .or_default()
             .push((circuit, allocation));
         self.report(Report::PaidOn { amount });
@@ -251,7 +290,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
 
     /// Signs what gathered since the last time: one claim for up to 64 allocations.
     pub(super) fn send_batches(&mut self) {
-        for ((link, escrow), batch) in std::mem::take(&mut self.batches) {
+        for ((link, by), batch) in std::mem::take(&mut self.batches) {
             for chunk in batch.chunks(MAX_ALLOCATIONS) {
                 for (circuit, _) in chunk {
                     if let Some(c) = self.circuits.get_mut(circuit) {
@@ -259,7 +298,10 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
                     }
                 }
                 let allocations = chunk.iter().map(|(_, a)| *a).collect();
-                self.sign_and_send(link, escrow, allocations);
+                match by {
+                    Backing::Escrow(escrow) => self.sign_and_send(link, escrow, allocations),
+                    Backing::Trust(peer) => self.state_and_send(link, peer, allocations),
+                }
             }
         }
     }
@@ -270,7 +312,12 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
             return;
         };
         let claim = o.next_claim();
-        let Some(signature) = self.keys.sign_claim(&o.escrow, claim.k, claim.cumulative) else {
+        let signature = if o.sealed {
+            None
+        } else {
+            self.keys.sign_claim(&o.escrow, claim.k, claim.cumulative)
+        };
+        let Some(signature) = signature else {
             o.keyless = true;
             o.unreserve(allocations.iter().map(|a| a.amount).sum());
             return self.stop_using(escrow);
@@ -278,6 +325,8 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         let rise = claim.cumulative.saturating_sub(o.cumulative);
         o.signed(claim);
         let opening = (!o.known).then(|| o.escrow.terms.opening());
+        let payee = o.payee;
+        self.volume(payee, rise);
         self.totals.signed = self.totals.signed.checked_add(rise).unwrap_or(Stroops::MAX);
         self.fact(NodeFact::Out(OutFact::Signed {
             escrow,
@@ -300,8 +349,14 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         let gone: Vec<_> = self.batches.keys().filter(|(l, _)| *l == link).copied().collect();
         for key in gone {
             let batch = self.batches.remove(&key).unwrap_or_default();
-            if let Some(o) = self.outgoing.get_mut(&key.1) {
-                o.unreserve(batch.iter().map(|(_, a)| a.amount).sum());
+            let sum = batch.iter().map(|(_, a)| a.amount).sum();
+            match key.1 {
+                Backing::Escrow(escrow) => {
+                    if let Some(o) = self.outgoing.get_mut(&escrow) {
+                        o.unreserve(sum);
+                    }
+                }
+                Backing::Trust(peer) => self.unreserve_owed(peer, sum),
             }
             for (circuit, _) in batch {
                 if let Some(c) = self.circuits.get_mut(&circuit) {
@@ -328,12 +383,12 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         let Some(o) = self.outgoing.get(&escrow) else {
             return;
         };
-        if o.phase == crate::escrow::outgoing::Phase::Opening || now.secs() >= o.escrow.terms.expiry {
+        if o.phase == Phase::Opening || now.secs() >= o.escrow.terms.expiry {
             return;
         }
         let opening = (!o.known).then(|| o.escrow.terms.opening());
-        let (k, cumulative) = (o.k, o.cumulative);
-        let repeat = if k > 0 {
+        let (k, cumulative, peer) = (o.k, o.cumulative, o.escrow.terms.payee);
+        let repeat = if k > 0 && !o.sealed {
             self.keys.sign_claim(&o.escrow, k, cumulative)
         } else {
             None
@@ -347,7 +402,19 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
                 opening,
                 allocations: Vec::new(),
             }),
-            None => LinkMessage::LegQuery { escrow, opening },
+            None => {
+                let ownership = Ownership {
+                    network: o.escrow.terms.network,
+                    payee: peer,
+                    escrow,
+                    asks: OwnerAsks::Books,
+                };
+                let Some(owner) = self.keys.sign_owner(&ownership) else {
+                    // Without its key nothing can be paid by it, whatever the payee knows.
+                    return;
+                };
+                LinkMessage::LegQuery { escrow, opening, owner }
+            }
         };
         // Only what was signed, and made durable, before: gated like everything else.
         self.send_link(link, &message);
@@ -371,4 +438,13 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
     pub(super) fn emit(&mut self, output: Output) {
         self.out.push(output);
     }
+}
+
+/// What allocations come to; `None`: two for one circuit, or more than there can be.
+pub(super) fn sum_of(allocations: &[Allocation]) -> Option<Stroops> {
+    let mut circuits = HashSet::with_capacity(allocations.len());
+    allocations.iter().try_fold(Stroops::ZERO, |sum, a| {
+        circuits.insert(a.circuit).then_some(())?;
+        sum.checked_add(a.amount)
+    })
 }

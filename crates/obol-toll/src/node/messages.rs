@@ -1,14 +1,13 @@
 //! The client's messages to this hop (52), and the one answer to each that asks.
 
 use super::circuit::{LISTEN_MS, Listen, Order, Phase};
-use super::{Node, Output, Report, Timer};
+use super::settle::is_conversion;
+use super::{DAY, Node, Output, Report, Timer};
 use crate::clock::UnixMillis;
 use crate::defects::{self, Defect};
 use crate::ids::CircuitId;
 use crate::keys::{PayeeKeys, PayerKeys};
 use obol_cell::{DeclineCode, Declined, Forward, LowWater, Pay, Quote, RefuseCode, ToNode, ToOrigin};
-
-const DAY: u64 = 86_400;
 
 impl<K: PayeeKeys + PayerKeys> Node<K> {
     pub(super) fn message(&mut self, now: UnixMillis, circuit: CircuitId, body: &[u8], metered: u64) {
@@ -34,8 +33,12 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
             // Only a client's own neighbour has escrows with it.
             _ if !hop_1 => self.destroy(circuit),
             ToNode::OfferEscrow(offer) => self.client_offer(now, circuit, &offer),
-            ToNode::BalanceQuery { escrow, opening } => self.balance_query(now, circuit, escrow, opening),
-            ToNode::CloseEscrow { escrow, .. } => self.client_close(now, circuit, escrow),
+            ToNode::BalanceQuery { escrow, opening, owner } => {
+                self.balance_query(now, circuit, escrow, opening, &owner)
+            }
+            ToNode::CloseEscrow { escrow, final_k, owner } => {
+                self.client_close(now, circuit, escrow, final_k, &owner);
+            }
         }
     }
 
@@ -44,6 +47,17 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
             return;
         };
         let next = c.next.is_some_and(|(link, _)| self.can_pay_next(now, link));
+        // What is only owed is not passed on [2.22].
+        let next = next && !c.from.is_some_and(|peer| self.pays_by_trust(peer));
+        self.quoted_on = Some(now.secs() / DAY);
+        let tariff = self.config.tariff;
+        let Some(c) = self.circuits.get_mut(&circuit) else {
+            return;
+        };
+        // A circuit that is older than this day, and has paid nothing yet, gets what all are told today.
+        if c.payment.n == 0 {
+            c.tariff = tariff;
+        }
         let quote = Quote {
             tariff: c.tariff,
             next,
@@ -180,6 +194,11 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
             }
             // The other half is awaited already; the question that is open will be answered once.
             Phase::AwaitMoney { .. } => {}
+            // What is held here becomes credit, whatever the hop before said of this payment.
+            Phase::RefusedBefore { .. } | Phase::Refused { .. } if is_conversion(&order) => {
+                c.payment.phase = Phase::AwaitMoney { order, resumed: true };
+                self.await_money(now, circuit, pay);
+            }
             Phase::RefusedBefore { distance, code } => {
                 c.payment.phase = Phase::AwaitMoney { order, resumed: false };
                 self.refuse(circuit, distance, code, true);

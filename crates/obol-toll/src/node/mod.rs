@@ -9,21 +9,29 @@
 //! | `settle.rs` | a payment's two halves meet: credit, pass on, hold, refuse |
 //! | `legs.rs` | link messages (200), batches to neighbours |
 //! | `payee.rs` | escrows that pay us: offers, belief, claims, flush |
-//! | `payer.rs` | escrows that we pay by: wanted, offered, opened, rolled over, refunded |
+//! | `payer.rs` | escrows that we pay by: offered, opened, rolled over, refunded |
+//! | `openings.rs` | to whom escrows are opened, when, how large |
+//! | `trust.rs` | what is owed instead of secured, in and out |
+//! | `limits.rs` | limits, and alarms before they are reached |
 //! | `restore.rs` | facts back into state, and state into facts |
 
 mod circuit;
 mod config;
 mod io;
 mod legs;
+mod limits;
 mod messages;
+mod openings;
 mod payee;
 mod payer;
 mod restore;
 mod settle;
+mod trust;
 
 pub use config::NodeConfig;
 pub use io::{FlushReason, Input, Output, Report};
+pub use limits::{Limited, Limits};
+pub use trust::{PAYMENTS_IN_ONE, TrustConfig, TrustTotals};
 
 use crate::bucket::ByteBucket;
 use crate::clock::UnixMillis;
@@ -35,8 +43,11 @@ use crate::jitter::Jitter;
 use crate::keys::{PayeeKeys, PayerKeys};
 use crate::outbox::Outbox;
 use circuit::Circuit;
-use obol_cell::{AccountId, Allocation, EscrowId, EscrowRules, PeerId, Stroops};
+use obol_cell::{AccountId, Allocation, EscrowId, EscrowRules, PeerId, Stroops, Tariff, TransactionId};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// A day, seconds.
+const DAY: u64 = 86_400;
 
 /// Something that becomes due. Checked against the state when it does: a timer that lost its reason does nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,8 +69,12 @@ enum Timer {
     /// An offer of ours took too long; a payee is asked again whether it knows an escrow.
     Offered(EscrowId),
     Ask(EscrowId),
-    /// Escrows are asked for, all at once.
+    /// Escrows are asked for, some at once.
     Wants,
+    /// What is owed is paid.
+    PayOwed,
+    /// The ledger is asked again whether it has a settlement.
+    Settlement(PeerId, TransactionId),
 }
 
 /// One link.
@@ -121,28 +136,41 @@ pub struct Node<K> {
     incoming: BTreeMap<EscrowId, Incoming>,
     offers: HashMap<EscrowId, payee::PendingOffer>,
     reads: HashMap<EscrowId, payee::Reading>,
-    /// Start of the minute, and how many new escrows were looked at in it.
-    minute: (u64, u32),
+    /// How much of the limits is used.
+    watch: limits::Watch,
     // Money out.
     outgoing: BTreeMap<EscrowId, Outgoing>,
     by_payee: HashMap<PeerId, Vec<EscrowId>>,
     offered: BTreeMap<EscrowId, payer::Offered>,
-    wanted: BTreeMap<PeerId, payer::Want>,
+    wanted: BTreeMap<PeerId, openings::Want>,
+    /// To whom escrows are opened; `None`: the consensus is not known.
+    candidates: Option<BTreeMap<PeerId, u64>>,
+    /// When, and to whom first: random sequences that nothing else draws on, so that no circuit shifts them.
+    opening_times: Jitter,
+    opening_order: Jitter,
+    /// What peers were paid lately, and the day of the last such payment.
+    volumes: BTreeMap<PeerId, openings::Week>,
+    day: u64,
     /// How often in a row a peer declined.
     declines: HashMap<PeerId, u8>,
     /// When the next batch of wants is due.
     wants_at: Option<UnixMillis>,
     /// Allocations that wait for the next signature.
-    batches: BTreeMap<(LinkId, EscrowId), Vec<(CircuitId, Allocation)>>,
+    batches: BTreeMap<(LinkId, legs::Backing), Vec<(CircuitId, Allocation)>>,
+    trust: trust::Trust,
     totals: Totals,
+    /// The day of the newest quote, since 1970.
+    quoted_on: Option<u64>,
+    /// The tariff from the day after that on.
+    tomorrow: Option<Tariff>,
 }
 
-/// Sums over the whole life of a relay, escrow-secured money only. For invariant 1 and for reports.
+/// Sums over the whole life of a relay: escrow-secured money in, and all money out. For invariant 1 and for reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Totals {
     /// Stored claims of all incoming escrows.
     pub claimed: Stroops,
-    /// Signed claims of all outgoing escrows.
+    /// Signed claims of all outgoing escrows, and what is owed to others by trust.
     pub signed: Stroops,
     /// What is held for circuits now, or stayed here when they ended.
     pub held: Stroops,
@@ -193,24 +221,69 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
             incoming: BTreeMap::new(),
             offers: HashMap::new(),
             reads: HashMap::new(),
-            minute: (0, 0),
+            watch: limits::Watch::default(),
             outgoing: BTreeMap::new(),
             by_payee: HashMap::new(),
             offered: BTreeMap::new(),
             wanted: BTreeMap::new(),
             declines: HashMap::new(),
+            candidates: None,
+            opening_times: Jitter::new(seed.map(|byte| byte ^ 0x5a)),
+            opening_order: Jitter::new(seed.map(|byte| byte ^ 0xa5)),
+            volumes: BTreeMap::new(),
+            day: 0,
             wants_at: None,
             batches: BTreeMap::new(),
+            trust: trust::Trust::default(),
             totals: Totals::default(),
+            quoted_on: None,
+            tomorrow: None,
         };
         node.replay(facts);
         node.out.fact(NodeFact::Restarted);
         node
     }
 
-    /// Changes settings for new circuits and new escrows.
+    /// A relay with the facts of an imported backup, which are not the newest that there were: a new epoch (H13). Nothing is signed or
+    /// credited any more on the escrows that it knows. The newest claims on those that pay it are flushed at once; those that it pays
+    /// by end by their payees' flushes, or by its refunds. From then on [`Node::restore`] is right again.
+    pub fn restore_backup(
+        config: NodeConfig,
+        keys: K,
+        seed: [u8; 32],
+        facts: impl IntoIterator<Item = NodeFact>,
+    ) -> Self {
+        let mut node = Self::restore(config, keys, seed, facts);
+        node.begin_epoch();
+        node.out.fact(NodeFact::NewEpoch);
+        node
+    }
+
+    /// Changes settings for new circuits and new escrows. What a quote of today has promised until midnight (UTC) stays until then: prices, fees and the
+    /// largest step.
     pub fn reconfigure(&mut self, config: NodeConfig) {
+        let (old, new) = (self.config.tariff, config.tariff);
         self.config = config;
+        if self.quoted_on == Some(self.now.secs() / DAY) {
+            self.config.tariff = Tariff {
+                rules: new.rules,
+                ..old
+            };
+            self.tomorrow = Some(new);
+        }
+    }
+
+    /// What was quoted holds until midnight, and not longer.
+    fn new_day(&mut self) {
+        if self.tomorrow.is_some()
+            && self.quoted_on < Some(self.now.secs() / DAY)
+            && let Some(tariff) = self.tomorrow.take()
+        {
+            self.config.tariff = Tariff {
+                rules: self.config.tariff.rules,
+                ..tariff
+            };
+        }
     }
 
     /// The settings in force.
@@ -246,6 +319,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
     /// Takes in one event. Cheap, apart from the signatures that it may check; outputs are fetched with [`Node::poll`].
     pub fn handle(&mut self, now: UnixMillis, input: Input) {
         self.now = now;
+        self.new_day();
         if self.started.is_none() {
             self.start(now);
         }
@@ -290,6 +364,18 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
             Input::OpeningFailed { escrow } => self.opening_failed(now, escrow),
             Input::EscrowEnded { escrow, paid } => self.escrow_ended(now, escrow, paid),
             Input::Close { escrow } => self.close(now, escrow),
+            Input::Candidates { weights } => self.candidates(now, weights),
+            Input::Capital { asset, openings } => self.capital(asset, openings),
+            Input::PayeeLumens { have, need } => self.payee_lumens(have, need),
+            Input::Trust { account, peers } => self.trust_list(account, peers),
+            Input::PaymentChecked {
+                peer,
+                transaction,
+                result,
+            } => self.payment_checked(now, peer, transaction, result),
+            Input::OwedPaid { batch, transaction } => self.owed_paid(batch, transaction),
+            Input::OwedNotPaid { batch } => self.owed_not_paid(batch),
+            Input::PaymentsFound { transactions } => self.payments_found(transactions),
         }
         self.fire(now);
     }
@@ -316,6 +402,9 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         self.started = Some(now);
         self.schedule_incoming(now);
         self.schedule_outgoing(now);
+        self.schedule_openings(now);
+        self.schedule_trust(now);
+        self.count_unsettled();
     }
 
     fn at(&mut self, when: UnixMillis, timer: Timer) {
@@ -341,6 +430,8 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
                 Timer::Offered(escrow) => self.offered_over(now, escrow),
                 Timer::Ask(escrow) => self.ask_due(now, escrow),
                 Timer::Wants => self.wants_due(now),
+                Timer::PayOwed => self.pay_owed(now),
+                Timer::Settlement(peer, transaction) => self.look_again(peer, transaction),
             }
         }
     }

@@ -13,15 +13,20 @@ use crate::ids::{CircuitId, LinkId};
 use crate::keys::{PayeeKeys, PayerKeys};
 use obol_cell::{
     AccountId, Balance, DeclineCode, EscrowAcceptance, EscrowId, EscrowOffer, EscrowState, EscrowTerms, LegPay,
-    LinkMessage, OpeningTerms, Pay, PeerId, RefuseCode, Signature, Stroops, ToOrigin,
+    LinkMessage, OpeningTerms, OwnerAsks, Ownership, Pay, PeerId, RefuseCode, Signature, Stroops, ToOrigin,
 };
 
 /// How long a question to the ledger may take before its asker gets an answer without it.
 const PATIENCE_MS: u64 = 20_000;
 /// An escrow that the ledger does not show yet is looked for again after this.
 const READ_AGAIN_MS: u64 = 1_000;
-/// A new escrow needs a ledger that is not older than this.
+/// A new escrow needs a ledger that we heard of within this,
 const FRESH_MS: u64 = 60_000;
+/// and that closed, by our own clock, not longer ago than this besides: clocks are off. An escrow does not change without our r,
+/// so a ledger that is some minutes behind can mislead us about its end only, and the margin is for that.
+const CLOCK_OFF_MS: u64 = 300_000;
+/// An offer's life may miss the rules by as much as clocks are off and it was on its way, seconds.
+const LIFE_SLACK: u64 = (FRESH_MS + CLOCK_OFF_MS) / 1_000;
 /// S0 is this many ledgers ahead, give or take.
 const S0_AHEAD: u32 = 60;
 const S0_SLACK: u32 = 30;
@@ -32,7 +37,7 @@ pub(super) const REMEMBER_SECS: u64 = 86_400;
 
 /// Who asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asker {
+pub(super) enum Asker {
     Client(CircuitId),
     Peer(LinkId),
 }
@@ -94,6 +99,9 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         let Some((account, true)) = self.account else {
             return Err(DeclineCode::NotNow);
         };
+        if self.is_much_unsettled() {
+            return Err(DeclineCode::NotNow);
+        }
         if !self.ledger_is_fresh(now) {
             return Err(DeclineCode::NotNow);
         }
@@ -102,9 +110,11 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         let s0_ledger = u32::try_from(offer.s0 >> 32).unwrap_or(u32::MAX);
         let near = s0_ledger.abs_diff(self.ledger.sequence.saturating_add(S0_AHEAD)) <= S0_SLACK;
         let whole = offer.s0 & u64::from(u32::MAX) == 0 && offer.s0 >> 63 == 0;
-        // A little less than the shortest life is no harm: the offer took time to come here.
-        let long_enough = life.saturating_add(60) >= rules.min_life.into();
-        if !long_enough || life > rules.max_life.into() || offer.deposit < rules.min_deposit || !near || !whole {
+        // A little less than the shortest life is no harm, or more than the longest: the offer took time to come here, and clocks
+        // are off.
+        let long_enough = life.saturating_add(LIFE_SLACK) >= rules.min_life.into();
+        let too_long = life > LIFE_SLACK.saturating_add(rules.max_life.into());
+        if !long_enough || too_long || offer.deposit < rules.min_deposit || !near || !whole {
             return Err(DeclineCode::OutsideRules);
         }
         if self.incoming.contains_key(&offer.escrow) || self.reads.contains_key(&offer.escrow) {
@@ -118,7 +128,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
             pending.asker = asker;
             return Ok(());
         }
-        if !self.one_more_escrow(now) {
+        if !self.one_more_escrow(now, asker) {
             return Err(DeclineCode::NotNow);
         }
         self.offers.insert(
@@ -194,17 +204,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
     /// Whether a *new* escrow may be judged by the newest ledger.
     fn ledger_is_fresh(&self, now: UnixMillis) -> bool {
         let heard = self.ledger.heard.is_some_and(|at| now.since(at) <= FRESH_MS);
-        heard && now.since(UnixMillis::from_secs(self.ledger.close_time)) <= FRESH_MS
-    }
-
-    fn one_more_escrow(&mut self, now: UnixMillis) -> bool {
-        let minute = now.secs() / 60;
-        if self.minute.0 != minute {
-            self.minute = (minute, 0);
-        }
-        self.minute.1 += 1;
-        // Offers and readings share the limit: each escrow needs one of both.
-        self.minute.1 <= self.config.escrows_per_minute.saturating_mul(2)
+        heard && now.since(UnixMillis::from_secs(self.ledger.close_time)) <= FRESH_MS + CLOCK_OFF_MS
     }
 
     // ---- belief ----
@@ -228,8 +228,13 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         }
         let rules = self.config.tariff.rules;
         let life = terms.expiry.saturating_sub(self.time(now));
-        let alive = life > rules.margin.into() && life <= rules.max_life.into();
-        if !alive || !self.ledger_is_fresh(now) || !self.one_more_escrow(now) {
+        let longest = LIFE_SLACK.saturating_add(rules.max_life.into());
+        let alive = life > rules.margin.into() && life <= longest;
+        let asker = match &waiter {
+            Waiter::Balance(circuit) | Waiter::Pay(circuit, _) => Asker::Client(*circuit),
+            Waiter::Leg(link, _) => Asker::Peer(*link),
+        };
+        if !alive || !self.ledger_is_fresh(now) || !self.one_more_escrow(now, asker) {
             return Err(waiter);
         }
         let escrow = Escrow {
@@ -248,6 +253,36 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         self.at(until, Timer::Read(terms.escrow));
         self.out.push_now(Output::ReadEscrow { escrow });
         Ok(())
+    }
+
+    /// Whether `signature` is that of the holder of E's key, on what is asked of us. The same work for an escrow that we know
+    /// and for one that we do not: a stranger does not learn which it is.
+    fn is_owner(&self, escrow: EscrowId, asks: OwnerAsks, signature: &Signature) -> bool {
+        let ownership = Ownership {
+            network: self.config.tariff.network,
+            payee: self.config.identity,
+            escrow,
+            asks,
+        };
+        self.keys.verify_owner(&ownership, signature)
+    }
+
+    /// Whether the claim of a first message is signed by the E that it names, under its terms. Before the ledger is asked: an
+    /// escrow belongs to whom it is read for, and strangers must not have it read.
+    pub(super) fn claim_is_signed(
+        &self,
+        escrow: EscrowId,
+        opening: &OpeningTerms,
+        k: u32,
+        cumulative: Stroops,
+        signature: &Signature,
+    ) -> bool {
+        let terms = EscrowTerms::from_opening(opening, escrow, &self.config.tariff, self.config.identity);
+        let escrow = Escrow {
+            terms,
+            signer: self.keys.signer(&terms),
+        };
+        self.keys.verify_claim(&escrow, k, cumulative, signature)
     }
 
     pub(super) fn read_for_payment(
@@ -285,7 +320,12 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         circuit: CircuitId,
         escrow: EscrowId,
         opening: Option<OpeningTerms>,
+        owner: &Signature,
     ) {
+        if !self.is_owner(escrow, OwnerAsks::Books, owner) {
+            self.answer(circuit, &ToOrigin::Balance(unknown_balance(escrow)));
+            return self.bad_signature_from_client(circuit);
+        }
         let unknown = !self.incoming.contains_key(&escrow);
         if let (true, Some(opening)) = (unknown, opening)
             && self
@@ -308,12 +348,23 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         peer: PeerId,
         escrow: EscrowId,
         opening: Option<OpeningTerms>,
+        owner: &Signature,
     ) {
+        if !self.is_owner(escrow, OwnerAsks::Books, owner) {
+            self.tell_unknown(link, escrow);
+            self.report(Report::BadSignature);
+            return self.bad_signature(link);
+        }
         match (self.incoming.get(&escrow), opening) {
             (None, Some(opening)) => self.read_for_leg(now, link, peer, escrow, &opening, None),
             (Some(i), _) if i.owner == Owner::Peer(peer) => self.tell_balance(link, escrow),
-            _ => self.send_link(link, &LinkMessage::LegBalance(unknown_balance(escrow))),
+            _ => self.tell_unknown(link, escrow),
         }
+    }
+
+    /// What is said to a neighbour of escrows that there are not, and of other people's.
+    pub(super) fn tell_unknown(&mut self, link: LinkId, escrow: EscrowId) {
+        self.send_link(link, &LinkMessage::LegBalance(unknown_balance(escrow)));
     }
 
     pub(super) fn balance_of(&self, escrow: EscrowId) -> Balance {
@@ -403,7 +454,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
 
     // ---- claims ----
 
-    /// Takes a claim, all or nothing: cheap checks, then the signature, then the books. `payer`: the neighbour, or a client.
+    /// Takes a claim, all or nothing: whose it is, the signature, the sums, then the books. `payer`: the neighbour, or a client.
     #[expect(clippy::too_many_arguments, reason = "a claim has that many parts")]
     pub(super) fn claim(
         &mut self,
@@ -422,13 +473,23 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         if i.owner != owner {
             return Err(ClaimError::OutOfRange);
         }
-        i.check(k, cumulative, allocations)?;
         let rises = cumulative > i.cumulative();
         // The margin is there to reach the ledger in: never later, nor without a ledger for half of it [2.10].
-        if rises && (time >= i.stops_at() || silent > u64::from(i.margin / 2)) {
+        let too_late = rises && (time >= i.stops_at() || silent > u64::from(i.margin / 2));
+        let sound = match i.check(k, cumulative, allocations) {
+            Ok(()) if too_late => Err(ClaimError::Closing),
+            sound => sound,
+        };
+        // Why it is not taken depends on the books: only their owner is told.
+        i.verify(&self.keys, k, cumulative, signature)?;
+        sound?;
+        let more = cumulative.saturating_sub(i.cumulative());
+        if rises && self.too_much_unsettled(escrow, more) {
+            // Its signature was checked: only its owner brings an escrow to its end.
+            self.close_at_limit(now, escrow);
             return Err(ClaimError::Closing);
         }
-        i.verify(&self.keys, k, cumulative, signature)?;
+        let i = self.incoming.get_mut(&escrow).ok_or(ClaimError::OutOfRange)?;
         let rise = i.store(StoredClaim {
             k,
             cumulative,
@@ -451,12 +512,26 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
             Phase::FlushFailed { k: failed } if k > failed => self.flush(now, escrow, FlushReason::Again),
             _ => {}
         }
+        if !rise.is_zero() {
+            self.exposed(now, escrow, rise);
+        }
         Ok(())
     }
 
     // ---- closing and flush ----
 
-    pub(super) fn client_close(&mut self, now: UnixMillis, circuit: CircuitId, escrow: EscrowId) {
+    pub(super) fn client_close(
+        &mut self,
+        now: UnixMillis,
+        circuit: CircuitId,
+        escrow: EscrowId,
+        final_k: u32,
+        owner: &Signature,
+    ) {
+        if !self.is_owner(escrow, OwnerAsks::Close { final_k }, owner) {
+            self.decline(circuit, DeclineCode::Unknown);
+            return self.bad_signature_from_client(circuit);
+        }
         match self.incoming.get(&escrow) {
             Some(i) if i.owner == Owner::Client => {
                 let newest_k = i.series.newest();
@@ -475,7 +550,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
     }
 
     /// The payer asked for a flush: within an hour, at a random time.
-    fn begin_closing(&mut self, now: UnixMillis, escrow: EscrowId) {
+    pub(super) fn begin_closing(&mut self, now: UnixMillis, escrow: EscrowId) {
         if self.stop_crediting(escrow) {
             let at = now.plus(self.jitter.up_to(self.config.close_jitter_ms));
             self.at(at, Timer::Flush(escrow));
@@ -483,7 +558,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
     }
 
     /// Open -> Closing. Says whether it was open.
-    fn stop_crediting(&mut self, escrow: EscrowId) -> bool {
+    pub(super) fn stop_crediting(&mut self, escrow: EscrowId) -> bool {
         let Some(i) = self.incoming.get_mut(&escrow) else {
             return false;
         };
@@ -516,14 +591,19 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
             return;
         }
         let half = UnixMillis::from_secs(i.stops_at().saturating_add(u64::from(i.margin) / 2));
-        let owner = i.owner;
-        let was_open = self.stop_crediting(escrow);
-        if let (true, Owner::Peer(peer)) = (was_open, owner) {
-            self.tell_peer_balance(peer, escrow);
+        if self.stop_crediting(escrow) {
+            self.tell_owner(escrow);
         }
         let at = now.plus(self.jitter.up_to(half.since(now)));
         self.at(at, Timer::Flush(escrow));
         self.at(forget, Timer::Margin(escrow));
+    }
+
+    /// Tells the owner of an escrow our books on it, if it is a relay: a client asks.
+    pub(super) fn tell_owner(&mut self, escrow: EscrowId) {
+        if let Some(Owner::Peer(peer)) = self.incoming.get(&escrow).map(|i| i.owner) {
+            self.tell_peer_balance(peer, escrow);
+        }
     }
 
     pub(super) fn flush_due(&mut self, now: UnixMillis, escrow: EscrowId) {
@@ -553,9 +633,10 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
             return;
         }
         let owner = i.owner;
-        match i.newest {
+        match i.to_flush() {
             Some(claim) if !claim.cumulative.is_zero() => {
                 i.phase = Phase::Flushing { k: claim.k };
+                i.flushing = Some(claim);
                 let whole = i.escrow;
                 self.fact(NodeFact::Flushing { escrow, k: claim.k });
                 self.emit_flush(whole, claim, reason);
@@ -609,6 +690,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         }
         i.phase = Phase::Settled;
         self.fact(NodeFact::Settled { escrow, amount });
+        self.calm(escrow);
         self.report(Report::EscrowSettled { payee: true, amount });
     }
 
@@ -616,21 +698,40 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
     pub(super) fn schedule_incoming(&mut self, now: UnixMillis) {
         let mut flushes = Vec::new();
         let mut timers = Vec::new();
+        let mut closing = Vec::new();
         self.incoming.retain(|_, i| {
             i.phase != Phase::Settled || now.secs() < i.escrow.terms.expiry.saturating_add(REMEMBER_SECS)
         });
         for (id, i) in &self.incoming {
-            match (i.phase, i.newest) {
+            match (i.phase, i.flushing) {
                 (Phase::Open, _) => timers.push((UnixMillis::from_secs(i.stops_at()), Timer::Margin(*id))),
-                (Phase::Closing, _) => timers.push((now, Timer::Flush(*id))),
-                (Phase::Flushing { k }, Some(newest)) if k == newest.k => flushes.push((i.escrow, newest)),
-                // A draw came after the flush was recorded: the recorded one is unknown to us now, the driver has it.
+                // Nobody knows what else was claimed on it: the sooner it is settled, the better [H13].
+                (Phase::Closing, _) if i.sealed => timers.push((now, Timer::Flush(*id))),
+                (Phase::Closing, _) => closing.push((*id, i.stops_at(), i.margin)),
+                // The very claim, so that the driver finds the transaction that it may have submitted before, whatever draws
+                // came after it.
+                (Phase::Flushing { .. }, Some(claim)) => flushes.push((i.escrow, claim)),
                 (Phase::Flushing { .. } | Phase::FlushFailed { .. }, _) => {}
                 (Phase::Settled, _) => {
                     let end = i.escrow.terms.expiry.saturating_add(REMEMBER_SECS);
                     timers.push((UnixMillis::from_secs(end), Timer::Margin(*id)));
                 }
             }
+        }
+        for (id, stops_at, margin) in closing {
+            // The time is drawn anew: that of the last run is forgotten, and a start is no sign of a flush.
+            let (stops, half) = (
+                UnixMillis::from_secs(stops_at),
+                UnixMillis::from_secs(stops_at.saturating_add(u64::from(margin) / 2)),
+            );
+            let within = if now < stops {
+                self.config.close_jitter_ms
+            } else {
+                half.since(now)
+            };
+            let at = now.plus(self.jitter.up_to(within));
+            timers.push((at, Timer::Flush(id)));
+            timers.push((stops.max(at), Timer::Margin(id)));
         }
         for (when, timer) in timers {
             self.at(when, timer);

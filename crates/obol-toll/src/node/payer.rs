@@ -1,48 +1,37 @@
-//! Escrows that we pay neighbours by: wanted, offered, opened, rolled over, closed, refunded. The books of one escrow are in
-//! `escrow/outgoing.rs`.
+//! Escrows that we pay neighbours by: offered, opened, rolled over, closed, refunded. Whom to open one to, and when, is decided in
+//! `openings.rs`; the books of one escrow are in `escrow/outgoing.rs`.
 //!
 //! ```text
-//!  hello -> want --(all wants of a period at one random time)--> WantEscrow -> Offer -> LegOffer
+//!  want --(some of a period's wants at one random time)--> WantEscrow -> Offer -> LegOffer
 //!                                                                                          |
 //!        known <- LegBalance <- LegQuery <- EscrowOpened <- OpenEscrow <- fact <- LegAccepted (refund checked)
 //! ```
-//! No circuit ever causes an opening (C4): wants come from links and from the age and rest of the escrow in use, and are
-//! released together at a random time of each period.
+//! A circuit that is paid on by one escrow stays with it, and moves to its successor at a random time before the margin begins.
 
-use super::legs::NextLeg;
+use super::legs::{Backing, NextLeg};
 use super::{Node, Output, Report, Timer};
 use crate::clock::UnixMillis;
 use crate::escrow::Escrow;
 use crate::escrow::outgoing::{Outgoing, Phase};
 use crate::fact::{NodeFact, OutFact};
-use crate::ids::LinkId;
+use crate::ids::{CircuitId, LinkId};
 use crate::keys::{PayeeKeys, PayerKeys};
 use obol_cell::{
-    Balance, DeclineCode, EscrowAcceptance, EscrowId, EscrowOffer, EscrowRules, EscrowState, EscrowTerms, LinkMessage,
-    PeerId, Stroops,
+    Balance, DeclineCode, EscrowAcceptance, EscrowId, EscrowOffer, EscrowState, EscrowTerms, LinkMessage, PeerId,
+    Stroops,
 };
 
 /// An offer without an answer is forgotten after this.
 const OFFER_MS: u64 = 60_000;
 /// An opened escrow that the payee does not know yet is asked about again after this.
 const ASK_AGAIN_MS: u64 = 5_000;
-/// A declined offer is followed by another want not sooner than this, and twice as long after each further one, up to
-/// 2^[`BACK_OFF`] times.
-const WANT_AGAIN_MS: u64 = 5_000;
-const BACK_OFF: u8 = 8;
-
-/// An escrow that a peer should be paid by.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Want {
-    /// The driver was asked for it.
-    asked: bool,
-}
+const ASK_BACK_OFF: u8 = 8;
 
 /// An offer of ours without an answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Offered {
-    peer: PeerId,
-    offer: EscrowOffer,
+    pub(super) peer: PeerId,
+    pub(super) offer: EscrowOffer,
     sent: bool,
 }
 
@@ -52,16 +41,18 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         let Some(peer) = self.links.get(&link).and_then(|l| l.payable()) else {
             return false;
         };
-        self.by_payee.get(&peer).is_some_and(|escrows| {
+        let by_escrow = self.by_payee.get(&peer).is_some_and(|escrows| {
             escrows
                 .iter()
                 .filter_map(|e| self.outgoing.get(e))
                 .any(|o| o.phase == Phase::Open && o.available(now) > self.config.reserve)
-        })
+        });
+        by_escrow || self.can_owe(peer) > self.config.reserve
     }
 
-    /// An escrow that covers `amount`: what an old one still has first, then the newest.
-    pub(super) fn choose(&self, peer: PeerId, amount: Stroops) -> Option<EscrowId> {
+    /// An escrow that covers `amount`: what an old one still has first, then the one that the circuit was paid on by (`current`),
+    /// then the newest.
+    pub(super) fn choose(&self, peer: PeerId, amount: Stroops, current: Option<EscrowId>) -> Option<EscrowId> {
         let fits = |o: &&Outgoing| o.available(self.now) >= amount;
         let all = || {
             self.by_payee
@@ -72,88 +63,30 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
                 .filter(fits)
         };
         let draw = all().find(|o| o.phase != Phase::Open || o.unallocated() >= amount);
-        draw.or_else(|| all().max_by_key(|o| o.since)).map(|o| o.escrow.id())
+        draw.or_else(|| all().find(|o| Some(o.escrow.id()) == current))
+            .or_else(|| all().max_by_key(|o| o.since))
+            .map(|o| o.escrow.id())
     }
 
-    /// Whether an escrow to this peer is in use with enough left, or on its way.
-    fn is_provided(&self, now: UnixMillis, peer: PeerId) -> bool {
-        let on_its_way = self.offered.values().any(|o| o.peer == peer);
-        on_its_way
-            || self
-                .by_payee
-                .get(&peer)
-                .into_iter()
-                .flatten()
-                .filter_map(|e| self.outgoing.get(e))
-                .any(|o| match o.phase {
-                    Phase::Opening => true,
-                    Phase::Open => {
-                        !o.succeeded
-                            && now.secs() < o.stops_at()
-                            && o.balance.saturating_sub(o.allocated) > self.config.reserve
-                    }
-                    Phase::Closing | Phase::Ended => false,
-                })
-    }
-
-    pub(super) fn want(&mut self, now: UnixMillis, peer: PeerId) {
-        if !self.config.pays_others || self.wanted.contains_key(&peer) || self.is_provided(now, peer) {
-            return;
-        }
-        self.wanted.insert(peer, Want { asked: false });
-        self.schedule_wants(now, 0);
-    }
-
-    fn schedule_wants(&mut self, now: UnixMillis, not_before_ms: u64) {
-        if self.wants_at.is_none() {
-            let at = now.plus(not_before_ms.saturating_add(self.jitter.up_to(self.config.opening_jitter_ms)));
-            self.wants_at = Some(at);
-            self.at(at, Timer::Wants);
-        }
-    }
-
-    pub(super) fn wants_due(&mut self, now: UnixMillis) {
-        if self.wants_at.is_none_or(|at| at > now) {
-            return;
-        }
-        self.wants_at = None;
-        let peers: Vec<_> = self.wanted.iter().filter(|(_, w)| !w.asked).map(|(p, _)| *p).collect();
-        for peer in peers {
-            // A peer that went away is wanted again when it says hello.
-            let Some(rules) = self.rules_of(peer) else {
-                self.wanted.remove(&peer);
-                continue;
-            };
-            if let Some(want) = self.wanted.get_mut(&peer) {
-                want.asked = true;
+    /// The escrow that a circuit is paid on by and stays with, until the time that was drawn for it when there was a newer one.
+    pub(super) fn stays_with(&mut self, circuit: CircuitId, peer: PeerId) -> Option<EscrowId> {
+        let (escrow, moves_at) = self.circuits.get(&circuit)?.leg?;
+        let o = self.outgoing.get(&escrow).filter(|o| o.payee == peer)?;
+        let newer = self.by_payee.get(&peer)?.iter().filter_map(|e| self.outgoing.get(e));
+        let mut newer = newer.filter(|n| n.since > o.since && n.phase == Phase::Open && n.known && !n.keyless);
+        newer.next()?;
+        let until = UnixMillis::from_secs(o.stops_at());
+        let moves_at = match moves_at {
+            Some(at) => at,
+            None => {
+                let at = self.now.plus(self.jitter.up_to(until.since(self.now)));
+                if let Some(c) = self.circuits.get_mut(&circuit) {
+                    c.leg = Some((escrow, Some(at)));
+                }
+                at
             }
-            let deposit = self.deposit_for(peer, &rules);
-            let life = self.config.life.min(rules.max_life).max(rules.min_life);
-            self.emit(Output::WantEscrow {
-                peer,
-                rules,
-                deposit,
-                life,
-            });
-        }
-    }
-
-    fn rules_of(&self, peer: PeerId) -> Option<EscrowRules> {
-        let link = self.link_to(peer)?;
-        self.links.get(&link)?.hello
-    }
-
-    /// Three times what the pair's last escrow carried, at least the configured deposit and the payee's minimum.
-    fn deposit_for(&self, peer: PeerId, rules: &EscrowRules) -> Stroops {
-        let last = self
-            .by_payee
-            .get(&peer)
-            .into_iter()
-            .flatten()
-            .filter_map(|e| self.outgoing.get(e));
-        let carried = last.max_by_key(|o| o.since).map_or(Stroops::ZERO, |o| o.cumulative);
-        let thrice = carried.checked_mul(3).unwrap_or(Stroops::MAX);
-        thrice.max(self.config.deposit).max(rules.min_deposit)
+        };
+        (self.now < moves_at).then_some(escrow)
     }
 
     pub(super) fn offer(&mut self, peer: PeerId, offer: EscrowOffer) {
@@ -239,13 +172,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
 
     fn offer_failed(&mut self, now: UnixMillis, peer: PeerId, escrow: EscrowId, code: DeclineCode) {
         self.emit(Output::OfferDeclined { escrow, code });
-        let failures = self.declines.entry(peer).or_insert(0);
-        let wait = WANT_AGAIN_MS << (*failures).min(BACK_OFF);
-        *failures = failures.saturating_add(1);
-        if self.config.pays_others && self.link_to(peer).is_some() {
-            self.wanted.insert(peer, Want { asked: false });
-            self.schedule_wants(now, wait);
-        }
+        self.want_again(now, peer);
     }
 
     pub(super) fn escrow_opened(&mut self, escrow: EscrowId, balance: Stroops) {
@@ -299,7 +226,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         else {
             return;
         };
-        let batched = self.batches.keys().any(|(_, e)| *e == id);
+        let batched = self.batches.keys().any(|(_, by)| *by == Backing::Escrow(id));
         let known = if batched {
             // Something is on its way to be signed: the books are older than ours.
             balance.state != EscrowState::Unknown
@@ -307,12 +234,17 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
             o.reported(balance)
         };
         if !known {
-            let wait = ASK_AGAIN_MS << o.unknown.min(BACK_OFF);
+            let wait = ASK_AGAIN_MS << o.unknown.min(ASK_BACK_OFF);
             o.unknown = o.unknown.saturating_add(1);
             self.at(now.plus(wait), Timer::Ask(id));
             return;
         }
         o.known = true;
+        if balance.state == EscrowState::Open && o.phase == Phase::Closing {
+            // It did not hear that it is to flush: there was no link, or either of us has started again since.
+            let final_k = o.k;
+            return self.send_link(link, &LinkMessage::LegClose { escrow: id, final_k });
+        }
         if balance.state == EscrowState::Closing && o.phase == Phase::Open {
             let spare = o.k > 0;
             self.stop_using(id);
@@ -382,7 +314,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         let Some(o) = self.outgoing.get(&escrow) else {
             return self.now;
         };
-        let (from, to) = o.successor_between();
+        let (from, to) = o.successor_between(self.longest_wait_secs());
         let (from, to) = (UnixMillis::from_secs(from), UnixMillis::from_secs(to));
         from.plus(self.jitter.up_to(to.since(from)))
     }
@@ -455,13 +387,16 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
 
     /// After a payment was passed on: an escrow that runs low is followed by another in time.
     pub(super) fn look_ahead(&mut self, leg: &NextLeg) {
-        let Some(o) = self.outgoing.get(&leg.escrow) else {
+        let Backing::Escrow(escrow) = leg.by else {
+            return;
+        };
+        let Some(o) = self.outgoing.get(&escrow) else {
             return;
         };
         let (peer, left) = (o.payee, o.balance.saturating_sub(o.allocated));
         // A quarter left: wanted at the next random time, never at once because of this circuit [C4].
         if left < Stroops::new(o.balance.get() / 4).unwrap_or(Stroops::ZERO) && !o.succeeded {
-            if let Some(o) = self.outgoing.get_mut(&leg.escrow) {
+            if let Some(o) = self.outgoing.get_mut(&escrow) {
                 o.succeeded = true;
             }
             self.want(self.now, peer);

@@ -9,7 +9,7 @@ use crate::holdings::Holdings;
 use crate::ids::CircuitId;
 use crate::keys::{PayeeKeys, PayerKeys};
 use crate::series::Series;
-use obol_cell::Stroops;
+use obol_cell::{EscrowId, Stroops};
 use std::collections::HashMap;
 
 /// What is held for circuits that did not end.
@@ -38,6 +38,13 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
                 }
             }
         }
+    }
+
+    /// What is known is a backup's: nothing more is signed or credited on it.
+    pub(super) fn begin_epoch(&mut self) {
+        self.incoming.values_mut().for_each(Incoming::seal);
+        self.outgoing.values_mut().for_each(Outgoing::seal);
+        self.seal_trust();
     }
 
     fn replay_one(&mut self, fact: NodeFact, held: &mut Held) {
@@ -113,7 +120,12 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
                 held.remove(&circuit);
             }
             NodeFact::InClosing { escrow } => self.phase(escrow, Phase::Closing),
-            NodeFact::Flushing { escrow, k } => self.phase(escrow, Phase::Flushing { k }),
+            NodeFact::Flushing { escrow, k } => {
+                if let Some(i) = self.incoming.get_mut(&escrow) {
+                    i.phase = Phase::Flushing { k };
+                    i.flushing = i.claim(k);
+                }
+            }
             NodeFact::FlushFailed { escrow, k } => self.phase(escrow, Phase::FlushFailed { k }),
             NodeFact::Settled { escrow, .. } => self.phase(escrow, Phase::Settled),
             NodeFact::IncomingState {
@@ -141,10 +153,14 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
                 };
             }
             NodeFact::Out(out) => self.replay_out(&out),
+            NodeFact::Trust(fact) => self.replay_trust(fact),
+            NodeFact::Day { day } => self.day = day,
+            NodeFact::Volume { peer, day, amount } => self.volumes.entry(peer).or_default().add(day, amount),
+            NodeFact::NewEpoch => self.begin_epoch(),
         }
     }
 
-    fn phase(&mut self, escrow: obol_cell::EscrowId, phase: Phase) {
+    fn phase(&mut self, escrow: EscrowId, phase: Phase) {
         if let Some(i) = self.incoming.get_mut(&escrow) {
             i.phase = phase;
         }
@@ -175,7 +191,8 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         if let Some(o) = self.outgoing.get_mut(escrow) {
             let before = o.cumulative;
             o.apply(fact);
-            let rise = o.cumulative.saturating_sub(before);
+            let (payee, rise) = (o.payee, o.cumulative.saturating_sub(before));
+            self.replay_volume(payee, rise);
             self.totals.signed = self.totals.signed.checked_add(rise).unwrap_or(Stroops::MAX);
         }
     }
@@ -202,47 +219,21 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
                 });
             }
         }
+        // Those of earlier epochs first, then the epoch, then the others.
         let mut first = Vec::with_capacity(self.incoming.len() * 3);
-        for (id, i) in &self.incoming {
-            first.push(NodeFact::Believed {
-                escrow: i.escrow,
-                owner: i.owner,
-                balance: i.balance,
-                margin: i.margin,
-            });
-            if let Some(StoredClaim {
-                k,
-                cumulative,
-                signature,
-            }) = i.newest
-            {
-                first.push(NodeFact::Claim {
-                    escrow: *id,
-                    k,
-                    cumulative,
-                    signature,
-                });
-            }
-            // What is held for live circuits is stated on its own, after this.
-            let held = live.get(id).copied().unwrap_or(Stroops::ZERO);
-            first.push(NodeFact::IncomingState {
-                escrow: *id,
-                newest_k: i.series.newest(),
-                seen: i.series.to_bytes(),
-                allocated: i.allocated.saturating_sub(held),
-            });
-            match i.phase {
-                Phase::Open => {}
-                Phase::Closing => first.push(NodeFact::InClosing { escrow: *id }),
-                Phase::Flushing { k } => first.push(NodeFact::Flushing { escrow: *id, k }),
-                Phase::FlushFailed { k } => first.push(NodeFact::FlushFailed { escrow: *id, k }),
-                Phase::Settled => first.push(NodeFact::Settled {
-                    escrow: *id,
-                    amount: i.cumulative(),
-                }),
+        for sealed in [true, false] {
+            self.escrow_facts(sealed, &live, &mut first);
+            first.extend(self.debtor_facts(sealed));
+            first.extend(self.creditor_facts(sealed));
+            if sealed && !first.is_empty() {
+                first.push(NodeFact::NewEpoch);
             }
         }
-        first.extend(self.outgoing.values().flat_map(Outgoing::facts).map(NodeFact::Out));
+        // After all sums: these are not volumes of any day.
+        first.extend(self.volumes.iter().flat_map(|(peer, week)| week.facts(*peer)));
+        if self.day > 0 {
+            first.push(NodeFact::Day { day: self.day });
+        }
         let Totals {
             claimed,
             signed,
@@ -257,5 +248,57 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         });
         first.append(&mut facts);
         Some(first)
+    }
+
+    /// Facts that restore the escrows of earlier epochs, or the others. `live`: what is held for circuits that are open.
+    fn escrow_facts(&self, sealed: bool, live: &HashMap<EscrowId, Stroops>, first: &mut Vec<NodeFact>) {
+        for (id, i) in self.incoming.iter().filter(|(_, i)| i.sealed == sealed) {
+            first.push(NodeFact::Believed {
+                escrow: i.escrow,
+                owner: i.owner,
+                balance: i.balance,
+                margin: i.margin,
+            });
+            // In the order in which they came, and the flush right after its claim.
+            let mut claims: Vec<StoredClaim> = [i.first, i.flushing, i.newest].into_iter().flatten().collect();
+            claims.sort_by_key(|claim| claim.k);
+            claims.dedup();
+            for claim in claims {
+                let StoredClaim {
+                    k,
+                    cumulative,
+                    signature,
+                } = claim;
+                first.push(NodeFact::Claim {
+                    escrow: *id,
+                    k,
+                    cumulative,
+                    signature,
+                });
+                if i.phase == (Phase::Flushing { k }) {
+                    first.push(NodeFact::Flushing { escrow: *id, k });
+                }
+            }
+            // What is held for live circuits is stated on its own, after this.
+            let held = live.get(id).copied().unwrap_or(Stroops::ZERO);
+            first.push(NodeFact::IncomingState {
+                escrow: *id,
+                newest_k: i.series.newest(),
+                seen: i.series.to_bytes(),
+                allocated: i.allocated.saturating_sub(held),
+            });
+            match i.phase {
+                // Said above, with its claim.
+                Phase::Open | Phase::Flushing { .. } => {}
+                Phase::Closing => first.push(NodeFact::InClosing { escrow: *id }),
+                Phase::FlushFailed { k } => first.push(NodeFact::FlushFailed { escrow: *id, k }),
+                Phase::Settled => first.push(NodeFact::Settled {
+                    escrow: *id,
+                    amount: i.cumulative(),
+                }),
+            }
+        }
+        let outgoing = self.outgoing.values().filter(|o| o.sealed == sealed);
+        first.extend(outgoing.flat_map(Outgoing::facts).map(NodeFact::Out));
     }
 }

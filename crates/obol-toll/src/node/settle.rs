@@ -10,7 +10,7 @@ use crate::amounts;
 use crate::clock::UnixMillis;
 use crate::defects::{self, Defect};
 use crate::escrow::incoming::ClaimError;
-use crate::fact::NodeFact;
+use crate::fact::{NodeFact, Owner};
 use crate::ids::CircuitId;
 use crate::keys::{PayeeKeys, PayerKeys};
 use obol_cell::{Claim, EscrowId, Forward, LinkMessage, Pay, RefuseCode, Stroops, ToOrigin, UNIT};
@@ -57,7 +57,10 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
                 };
                 // Converting what is held waits for nothing; a resumed payment may find its money here already.
                 if is_conversion(&order)
-                    || (resumed && self.needs(circuit, &order).is_some_and(|a| a <= c.held.total()))
+                    || (resumed
+                        && self
+                            .needs(circuit, &order)
+                            .is_some_and(|a| a <= c.at_hand(passed_on(&order))))
                 {
                     return self.money(circuit, Stroops::ZERO);
                 }
@@ -68,10 +71,20 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
 
     /// Hop 1: the money is in the message.
     fn take_claim(&mut self, now: UnixMillis, circuit: CircuitId, pay: &Pay, claim: &Claim) -> Taken {
-        if !self.incoming.contains_key(&claim.escrow) {
-            return match claim.opening {
-                Some(opening) if self.read_for_payment(now, circuit, pay, claim.escrow, &opening) => Taken::Later,
-                _ => Taken::Refused(RefuseCode::NoFunds),
+        let known = self.incoming.get(&claim.escrow).map(|i| i.owner == Owner::Client);
+        if known != Some(true) {
+            // A relay's, and one that there is not, are refused like a client's whose signature is wrong.
+            let (k, sum, signature) = (claim.k, claim.cumulative, &claim.signature);
+            let opening = claim
+                .opening
+                .filter(|o| known.is_none() && self.claim_is_signed(claim.escrow, o, k, sum, signature));
+            return match opening {
+                None => {
+                    self.bad_signature_from_client(circuit);
+                    Taken::Refused(RefuseCode::Failed)
+                }
+                Some(o) if self.read_for_payment(now, circuit, pay, claim.escrow, &o) => Taken::Later,
+                Some(_) => Taken::Refused(RefuseCode::NoFunds),
             };
         }
         let allocations = claim.allocation;
@@ -101,6 +114,9 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
 
     /// Assigns a part of an escrow's claims to a circuit.
     pub(super) fn hold(&mut self, circuit: CircuitId, escrow: EscrowId, n: u16, amount: Stroops) {
+        if amount.is_zero() {
+            return;
+        }
         if let Some(i) = self.incoming.get_mut(&escrow) {
             i.allocate(amount);
         }
@@ -140,10 +156,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
     /// a_i for this order now.
     fn needs(&self, circuit: CircuitId, order: &Order) -> Option<Stroops> {
         let c = self.circuits.get(&circuit)?;
-        let forward = match order.forward {
-            Forward::Last => Stroops::ZERO,
-            Forward::Pass(amount) => amount,
-        };
+        let forward = passed_on(order);
         c.forwarded
             .part(c.tariff.price, c.tariff.forward_ppm, order.step, forward)?
             .total()
@@ -152,23 +165,24 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
     fn sell(&mut self, circuit: CircuitId, order: &Order, arrived: Stroops, resumed: bool) -> Result<(), RefuseCode> {
         let c = self.circuits.get(&circuit).ok_or(RefuseCode::Failed)?;
         let (n, tariff) = (c.payment.n, c.tariff);
-        let forward = match order.forward {
-            Forward::Last => Stroops::ZERO,
-            Forward::Pass(amount) => amount,
-        };
+        let forward = passed_on(order);
         let part = c.forwarded.part(tariff.price, tariff.forward_ppm, order.step, forward);
         let part = part.ok_or(RefuseCode::Failed)?;
         let total = part.total().ok_or(RefuseCode::Failed)?;
         let earned = part.earned().ok_or(RefuseCode::Failed)?;
         // Exactly a_i; a resumed payment is taken out of what is held.
         let enough = if resumed {
-            c.held.total() >= total
+            c.at_hand(forward) >= total
         } else {
             arrived == total
         };
         let in_part = defects::on(Defect::CreditPart) && arrived < total;
         if !(enough || in_part) {
             return Err(RefuseCode::Failed);
+        }
+        // Money that is secured by escrow leaves only against money that is (C2).
+        if c.at_hand(forward) < total && !in_part {
+            return Err(RefuseCode::NoFunds);
         }
         let grown = c.growth.allows(order.step, c.metered, c.unused(), tariff.max_step);
         if !grown && !defects::on(Defect::NoGrowth) {
@@ -184,7 +198,15 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         };
 
         let c = self.circuits.get_mut(&circuit).ok_or(RefuseCode::Failed)?;
-        let sources = match c.held.take(total) {
+        // What is only owed is used up first.
+        let by_trust = if forward.is_zero() {
+            c.owed.min(total)
+        } else {
+            Stroops::ZERO
+        };
+        c.owed = c.owed.saturating_sub(by_trust);
+        let secured = total.saturating_sub(by_trust);
+        let sources = match c.held.take(secured) {
             Some(sources) => sources,
             None => c.held.take(c.held.total()).unwrap_or_default(),
         };
@@ -202,16 +224,8 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
                 c.paid.put(escrow, amount);
             }
         }
-        self.totals.held = self.totals.held.saturating_sub(total);
-        self.totals.earned = self.totals.earned.checked_add(earned).unwrap_or(Stroops::MAX);
         let credit = order.step.bytes();
-        self.fact(NodeFact::Spent {
-            circuit,
-            n,
-            earned,
-            forwarded: forward,
-            credit,
-        });
+        self.book_sale(circuit, n, (earned, forward), by_trust, credit);
         self.out.push(Output::Grant { circuit, bytes: credit });
         self.report(Report::Credited {
             step: order.step,
@@ -234,32 +248,56 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         let n = c.payment.n;
         c.payment.phase = Phase::Done;
         let price = c.tariff.price.stroops();
-        let Some((units, rest)) = c.held.total().div_rem(price) else {
+        let all = c.at_hand(Stroops::ZERO);
+        let Some((units, rest)) = all.div_rem(price) else {
             return;
         };
-        let total = c.held.total().saturating_sub(rest);
-        let (Some(sources), Some(credit)) = (c.held.take(total), units.checked_mul(UNIT)) else {
+        let total = all.saturating_sub(rest);
+        let by_trust = c.owed.min(total);
+        let secured = total.saturating_sub(by_trust);
+        let (Some(sources), Some(credit)) = (c.held.take(secured), units.checked_mul(UNIT)) else {
             return;
         };
         if units == 0 {
             return;
         }
+        c.owed = c.owed.saturating_sub(by_trust);
         c.bought = c.bought.saturating_add(credit);
         if c.from.is_none() {
             for (escrow, amount) in sources {
                 c.paid.put(escrow, amount);
             }
         }
-        self.totals.held = self.totals.held.saturating_sub(total);
-        self.totals.earned = self.totals.earned.checked_add(total).unwrap_or(Stroops::MAX);
-        self.fact(NodeFact::Spent {
-            circuit,
-            n,
-            earned: total,
-            forwarded: Stroops::ZERO,
-            credit,
-        });
+        self.book_sale(circuit, n, (total, Stroops::ZERO), by_trust, credit);
         self.out.push(Output::Grant { circuit, bytes: credit });
+    }
+
+    /// Facts and sums of a sale: what escrow paid for, and apart from it what is only owed.
+    fn book_sale(
+        &mut self,
+        circuit: CircuitId,
+        n: u16,
+        (earned, forwarded): (Stroops, Stroops),
+        by_trust: Stroops,
+        credit: u64,
+    ) {
+        let earned = earned.saturating_sub(by_trust);
+        let secured = earned.checked_add(forwarded).unwrap_or(Stroops::MAX);
+        self.totals.held = self.totals.held.saturating_sub(secured);
+        self.totals.earned = self.totals.earned.checked_add(earned).unwrap_or(Stroops::MAX);
+        let only_owed = secured.is_zero() && !by_trust.is_zero();
+        if !by_trust.is_zero() {
+            self.spend_owed(circuit, n, by_trust, if only_owed { credit } else { 0 });
+        }
+        if !only_owed {
+            self.fact(NodeFact::Spent {
+                circuit,
+                n,
+                earned,
+                forwarded,
+                credit,
+            });
+        }
     }
 
     fn done(&mut self, circuit: CircuitId, order: &Order) {
@@ -368,7 +406,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
         }
     }
 
-    fn bad_signature_from_client(&mut self, circuit: CircuitId) {
+    pub(super) fn bad_signature_from_client(&mut self, circuit: CircuitId) {
         self.report(Report::BadSignature);
         if let Some((link, _)) = self.circuits.get(&circuit).map(|c| c.prev) {
             self.bad_signature(link);
@@ -387,6 +425,14 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
     }
 }
 
-fn is_conversion(order: &Order) -> bool {
+pub(super) fn is_conversion(order: &Order) -> bool {
     order.forward == Forward::Pass(Stroops::ZERO)
+}
+
+/// What an order passes on.
+fn passed_on(order: &Order) -> Stroops {
+    match order.forward {
+        Forward::Last => Stroops::ZERO,
+        Forward::Pass(amount) => amount,
+    }
 }

@@ -31,6 +31,8 @@ pub struct PayerConfig {
     pub budget: Option<Stroops>,
     /// Deposit of an escrow to a guard (at least the guard's minimum).
     pub deposit: Stroops,
+    /// The most that may be locked in escrows to all guards together, those that are being closed included; `None`: no limit.
+    pub max_locked: Option<Stroops>,
     /// Life of an escrow to a guard, seconds (24 hours), within the guard's rules.
     pub life: u32,
     /// Longest random delay before an escrow to a guard first seen is asked for, milliseconds (10 minutes; 0 on the
@@ -51,6 +53,7 @@ impl PayerConfig {
             chain_ceiling: hop_ceiling.stroops().checked_mul(8).unwrap_or(Stroops::MAX),
             budget: None,
             deposit,
+            max_locked: None,
             life: 86_400,
             opening_jitter_ms: 600_000,
             rollover_jitter_ms: 600_000,

@@ -1,16 +1,19 @@
 //! What a guard's tunnels do for its escrows: offers, questions about balances, requests to close. And expiry.
 
-use super::escrows::Wish;
+use super::escrows::{Guard, Wish};
 use super::io::{Output, Report, Unpaid};
 use super::tunnel::{Phase, Question};
 use super::{PayPolicy, Payer};
 use crate::clock::UnixMillis;
 use crate::escrow::Escrow;
-use crate::escrow::outgoing::Phase as Life;
+use crate::escrow::outgoing::{self, Phase as Life};
 use crate::fact::{OutFact, PayerFact};
 use crate::ids::TunnelId;
 use crate::keys::PayerKeys;
-use obol_cell::{Balance, DeclineCode, EscrowAcceptance, EscrowId, EscrowState, EscrowTerms, ToNode};
+use obol_cell::{
+    Balance, Claim, DeclineCode, EscrowAcceptance, EscrowId, EscrowState, EscrowTerms, Forward, OwnerAsks, Ownership,
+    Pay, Signature, Step, Stroops, ToNode,
+};
 
 /// The guard's books are asked for at a circuit's first payment if they were not for this long (2.3).
 const BALANCE_MS: u64 = 600_000;
@@ -36,14 +39,16 @@ impl<K: PayerKeys> Payer<K> {
             t.phase == Phase::Ready && self.config.pay != PayPolicy::Never,
             t.conversation.is_some(),
         );
-        let Some(guard) = self.guards.get_mut(&peer) else {
-            return false;
-        };
-        if let Wish::Offer { made, asked: None, .. } = guard.wish
+        if let Some(guard) = self.guards.get_mut(&peer)
+            && let Wish::Offer { made, asked: None, .. } = guard.wish
             && now.since(made) > OFFER_KEEPS_MS
         {
             guard.wish = Wish::At(now);
         }
+        let locked = self.locked();
+        let Some(guard) = self.guards.get_mut(&peer) else {
+            return false;
+        };
         if paying && guard.wish == Wish::None && guard.needs_another(now) {
             guard.wish = Wish::At(now.plus(self.jitter.up_to(self.config.opening_jitter_ms)));
         }
@@ -51,16 +56,27 @@ impl<K: PayerKeys> Payer<K> {
             && now >= at
             && let Some(rules) = guard.rules
         {
-            guard.wish = Wish::Asked;
-            self.outbox.push_now(Output::WantEscrow {
-                guard: peer,
-                rules,
-                deposit: self.config.deposit.max(rules.min_deposit),
-                life: self
-                    .config
-                    .life
-                    .clamp(rules.min_life, rules.max_life.max(rules.min_life)),
-            });
+            let deposit = self.config.deposit.max(rules.min_deposit);
+            let whole = locked.checked_add(deposit);
+            let fits = self
+                .config
+                .max_locked
+                .is_none_or(|most| whole.is_some_and(|whole| whole <= most));
+            if fits {
+                guard.wish = Wish::Asked;
+                self.outbox.push_now(Output::WantEscrow {
+                    guard: peer,
+                    rules,
+                    deposit,
+                    life: self
+                        .config
+                        .life
+                        .clamp(rules.min_life, rules.max_life.max(rules.min_life)),
+                });
+            } else {
+                // What is locked comes back with time.
+                guard.wish = Wish::At(now.plus(NOT_NOW_MS));
+            }
         }
         if let Wish::Offer {
             offer,
@@ -85,22 +101,88 @@ impl<K: PayerKeys> Payer<K> {
             );
             return true;
         }
-        if let Some(e) = guard.escrows.iter_mut().find(|e| e.close_wanted && e.in_flight == 0) {
-            let (escrow, final_k) = (e.id(), e.books.k);
+        let spares = t.n > 0 && t.payment.is_none() && t.phase == Phase::Ready;
+        if spares
+            && let Some(n) = t.n.checked_add(1)
+            && let Some(e) = guard.escrows.iter_mut().find(|e| e.needs_spare(now))
+        {
+            e.spare_given = true;
+            let spare = outgoing::NextClaim {
+                k: e.books.k.saturating_add(1),
+                cumulative: e.books.cumulative,
+            };
+            if let Some(signature) = self.keys.sign_claim(&e.books.escrow, spare.k, spare.cumulative) {
+                e.books.signed(spare);
+                let (escrow, k, cumulative) = (e.id(), spare.k, spare.cumulative);
+                self.outbox
+                    .fact(PayerFact::Out(OutFact::Signed { escrow, k, cumulative }));
+                let claim = Claim {
+                    escrow,
+                    k,
+                    cumulative,
+                    allocation: Stroops::ZERO,
+                    signature,
+                    opening: None,
+                };
+                // A payment of nothing, which turns what is held into credit: nothing is, and it has no answer.
+                let pay = Pay {
+                    n,
+                    step: Step::FIRST,
+                    forward: Forward::Pass(Stroops::ZERO),
+                    claim: Some(claim),
+                };
+                self.outbox.push(Output::Send {
+                    tunnel,
+                    hop: 1,
+                    body: ToNode::Pay(pay).encode(),
+                });
+                if let Some(t) = self.tunnels.get_mut(&tunnel) {
+                    t.n = n;
+                }
+            }
+        }
+        let Some(guard) = self.guards.get_mut(&peer) else {
+            return false;
+        };
+        if let Some(e) = guard
+            .escrows
+            .iter_mut()
+            .find(|e| e.close_wanted && !e.away && e.in_flight == 0)
+        {
+            let (whole, escrow, final_k) = (e.books.escrow, e.id(), e.books.k);
             if listening {
                 return self.cancel_listen(tunnel, now);
             }
             e.close_wanted = false;
+            let Some(owner) = self.sign_owner(&whole, OwnerAsks::Close { final_k }) else {
+                // Its key is gone: its guard flushes it in its margin, unasked.
+                return false;
+            };
             self.ask(
                 tunnel,
                 1,
                 Question::Close(escrow),
-                &ToNode::CloseEscrow { escrow, final_k },
+                &ToNode::CloseEscrow { escrow, final_k, owner },
                 now,
             );
             return true;
         }
         false
+    }
+
+    /// What is locked, or about to be, in escrows to all guards.
+    fn locked(&self) -> Stroops {
+        let of_guard = |g: &Guard| -> Stroops {
+            let escrows = g.escrows.iter().filter(|e| e.books.phase != Life::Ended);
+            let locked: Stroops = escrows.map(|e| e.books.deposit.max(e.books.balance)).sum();
+            let wished = match g.wish {
+                Wish::Offer { offer, .. } => offer.deposit,
+                Wish::Asked => self.config.deposit,
+                Wish::None | Wish::At(_) => Stroops::ZERO,
+            };
+            locked.checked_add(wished).unwrap_or(Stroops::MAX)
+        };
+        self.guards.values().map(of_guard).sum()
     }
 
     /// Asks for the guard's books on `escrow` where they are needed before a payment. True: the payment must wait.
@@ -125,25 +207,41 @@ impl<K: PayerKeys> Payer<K> {
             return true;
         }
         let opening = (!e.books.known).then(|| e.books.escrow.terms.opening());
+        let (guard, whole) = (t.guard(), e.books.escrow);
         if listening {
             self.cancel_listen(tunnel, now);
             return true;
         }
-        if let Some(e) = t
-            .guard()
+        let owner = self.sign_owner(&whole, OwnerAsks::Books);
+        if let Some(e) = guard
             .and_then(|g| self.guards.get_mut(&g))
             .and_then(|g| g.get_mut(escrow))
         {
             e.balance_asked = Some(now);
+            // Without its key nothing can be paid by it either: it is passed over from here on.
+            e.books.keyless |= owner.is_none();
         }
+        let Some(owner) = owner else {
+            return true;
+        };
         self.ask(
             tunnel,
             1,
             Question::Balance(escrow),
-            &ToNode::BalanceQuery { escrow, opening },
+            &ToNode::BalanceQuery { escrow, opening, owner },
             now,
         );
         true
+    }
+
+    /// The signature by which the guard knows us for the owner of this escrow.
+    fn sign_owner(&self, escrow: &Escrow, asks: OwnerAsks) -> Option<Signature> {
+        self.keys.sign_owner(&Ownership {
+            network: escrow.terms.network,
+            payee: escrow.terms.payee,
+            escrow: escrow.id(),
+            asks,
+        })
     }
 
     pub(super) fn balance_told(&mut self, tunnel: TunnelId, told: &Balance, now: UnixMillis) -> bool {
@@ -259,6 +357,27 @@ impl<K: PayerKeys> Payer<K> {
         }
         e.close_wanted = true;
         self.record_about(OutFact::Closing { escrow }, now);
+    }
+
+    /// The client is at another place: of these escrows it says nothing there, nor does it go on with an offer that was begun elsewhere.
+    pub(super) fn moved(&mut self, away: Vec<EscrowId>, now: UnixMillis) {
+        let mut has_moved = false;
+        for guard in self.guards.values_mut() {
+            for e in &mut guard.escrows {
+                let is_away = away.contains(&e.id());
+                has_moved |= is_away && !e.away;
+                e.away = is_away;
+            }
+        }
+        if has_moved {
+            for guard in self.guards.values_mut() {
+                if matches!(guard.wish, Wish::Offer { .. }) {
+                    guard.wish = Wish::At(now.plus(self.jitter.up_to(self.config.opening_jitter_ms)));
+                }
+            }
+        }
+        self.away = away;
+        self.advance_all(now);
     }
 
     /// Expired escrows are taken back.

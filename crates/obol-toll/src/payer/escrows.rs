@@ -8,6 +8,9 @@ use crate::ids::TunnelId;
 use crate::jitter::Jitter;
 use obol_cell::{Balance, EscrowId, EscrowOffer, EscrowRules, Stroops};
 
+/// Claims are numbered below 2^31.
+const LAST_SPARE: u32 = (1 << 31) - 1;
+
 /// One escrow to a guard.
 #[derive(Debug)]
 pub(super) struct OutEscrow {
@@ -26,6 +29,10 @@ pub(super) struct OutEscrow {
     renew_at: UnixMillis,
     /// The guard is to be asked to flush it.
     pub(super) close_wanted: bool,
+    /// The last amount was signed once more, under a higher number: all that its guard needs, should its flush fail in a ledger [H11].
+    pub(super) spare_given: bool,
+    /// It was opened where the client is not now: its guard would know the client by it again, so it is not named [M3].
+    pub(super) away: bool,
 }
 
 impl OutEscrow {
@@ -39,6 +46,8 @@ impl OutEscrow {
             unheard_of: Stroops::ZERO,
             renew_at: UnixMillis(u64::MAX),
             close_wanted: false,
+            spare_given: false,
+            away: false,
         }
     }
 
@@ -49,11 +58,23 @@ impl OutEscrow {
     /// What can be allocated at `now`, whether or not the guard has said yet that it knows the escrow.
     pub(super) fn left(&self, now: UnixMillis) -> Stroops {
         match self.books.phase {
-            Phase::Open if now.secs() < self.books.stops_at() && !self.books.keyless => {
+            Phase::Open if now.secs() < self.books.stops_at() && !self.books.keyless && !self.away => {
                 self.books.balance.saturating_sub(self.books.allocated)
             }
             _ => Stroops::ZERO,
         }
+    }
+
+    /// Whether its guard should get the last amount once more: nothing rises on it any more, and something was paid by it.
+    pub(super) fn needs_spare(&self, now: UnixMillis) -> bool {
+        let is_over = match self.books.phase {
+            Phase::Open => now.secs() >= self.books.stops_at(),
+            Phase::Closing => true,
+            Phase::Opening | Phase::Ended => false,
+        };
+        let can_sign = self.books.known && !self.books.keyless && !self.books.sealed && self.books.k < LAST_SPARE;
+        let quiet = self.in_flight == 0 && now.secs() < self.books.escrow.terms.expiry;
+        is_over && can_sign && quiet && !self.away && !self.spare_given && !self.books.cumulative.is_zero()
     }
 
     /// How long to wait before asking a guard again that does not know the escrow yet: it reads closed ledgers, which come in
@@ -140,7 +161,7 @@ impl Guard {
         self.escrows
             .iter()
             .rev()
-            .find(|e| e.books.phase == Phase::Open)
+            .find(|e| e.books.phase == Phase::Open && !e.away)
             .map(OutEscrow::id)
     }
 
@@ -158,6 +179,7 @@ impl Guard {
         let drawable = |e: &&OutEscrow| {
             e.id() != newest.id()
                 && !e.stale
+                && !e.away
                 && e.books.known
                 && e.books.unallocated() >= amount
                 && e.books.available(now) >= amount
@@ -175,7 +197,7 @@ impl Guard {
             .escrows
             .iter()
             .rev()
-            .find(|e| matches!(e.books.phase, Phase::Opening | Phase::Open) && !e.books.keyless);
+            .find(|e| matches!(e.books.phase, Phase::Opening | Phase::Open) && !e.books.keyless && !e.away);
         match newest {
             None => true,
             Some(e) if e.books.phase == Phase::Opening => false,

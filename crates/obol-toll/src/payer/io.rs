@@ -97,6 +97,13 @@ pub enum Input {
         /// E.
         escrow: EscrowId,
     },
+    /// The client is where exactly these escrows of its own were *not* opened: at another attachment to a network. None of them is named to
+    /// its guard from here on, which would know the client by it; they are taken back after their expiry, and used again where they were
+    /// opened (M3).
+    Away {
+        /// Which; all others may be used.
+        escrows: Vec<EscrowId>,
+    },
     /// Change when to pay, from now on.
     SetPolicy(super::PayPolicy),
     /// Every [`Output::Persist`] up to this number is durable.

@@ -58,6 +58,8 @@ pub struct Payer<K> {
     /// Each relay's first quote of the day.
     quotes: BTreeMap<PeerId, (u64, Tariff)>,
     spent: Stroops,
+    /// Escrows of other places.
+    away: Vec<EscrowId>,
     /// The last [`Input::Tick`].
     ticked: UnixMillis,
 }
@@ -75,6 +77,7 @@ impl<K: PayerKeys> Payer<K> {
             scores: Scores::default(),
             quotes: BTreeMap::new(),
             spent: Stroops::ZERO,
+            away: Vec::new(),
             ticked: UnixMillis(0),
         }
     }
@@ -86,6 +89,7 @@ impl<K: PayerKeys> Payer<K> {
         for fact in facts {
             match fact {
                 PayerFact::Spent { total } => payer.spent = payer.spent.max(total),
+                PayerFact::NewEpoch => payer.begin_epoch(),
                 PayerFact::Out(fact) => {
                     let id = subject(&fact);
                     if let OutFact::Accepted { escrow, .. } = fact {
@@ -112,6 +116,28 @@ impl<K: PayerKeys> Payer<K> {
             }
         }
         payer
+    }
+
+    /// A payer with the books of an imported backup, which are not the newest that there were: a new epoch (H13). Nothing is signed any
+    /// more on the escrows that they name; their guards are asked to flush them, and what is left is taken back. From then on
+    /// [`Payer::restore`] is right again.
+    pub fn restore_backup(
+        config: PayerConfig,
+        keys: K,
+        seed: [u8; 32],
+        facts: impl IntoIterator<Item = PayerFact>,
+    ) -> Self {
+        let facts = facts.into_iter().chain([PayerFact::NewEpoch]);
+        let mut payer = Payer::restore(config, keys, seed, facts);
+        payer.outbox.fact(PayerFact::NewEpoch);
+        payer
+    }
+
+    fn begin_epoch(&mut self) {
+        for e in self.guards.values_mut().flat_map(|g| &mut g.escrows) {
+            e.books.seal();
+            e.close_wanted = e.books.phase != outgoing::Phase::Ended;
+        }
     }
 
     /// The settings.
@@ -168,7 +194,7 @@ impl<K: PayerKeys> Payer<K> {
             let unknown = g
                 .escrows
                 .iter()
-                .filter(|e| !e.books.known && e.books.phase == outgoing::Phase::Open);
+                .filter(|e| !e.books.known && !e.away && e.books.phase == outgoing::Phase::Open);
             let unknown = unknown.filter_map(|e| e.balance_asked.map(|at| at.plus(e.patience_ms())));
             let wish = match g.wish {
                 Wish::At(at) => Some(at),
@@ -211,10 +237,15 @@ impl<K: PayerKeys> Payer<K> {
             }
             Input::Answer { tunnel, body } => self.answered(tunnel, &body, now),
             Input::Offer { guard, offer } => {
-                self.guards.entry(guard).or_default().wish = Wish::Offer {
-                    offer,
-                    made: now,
-                    asked: None,
+                // Its key was made before a move: the next one is made here.
+                let is_away = self.away.contains(&offer.escrow);
+                self.guards.entry(guard).or_default().wish = match is_away {
+                    true => Wish::At(now),
+                    false => Wish::Offer {
+                        offer,
+                        made: now,
+                        asked: None,
+                    },
                 };
                 self.advance_all_of(guard, now);
             }
@@ -232,6 +263,7 @@ impl<K: PayerKeys> Payer<K> {
                     .push_now(Output::Report(Report::EscrowEnded { escrow, paid }));
             }
             Input::Close { escrow } => self.close_wanted(escrow, now),
+            Input::Away { escrows } => self.moved(escrows, now),
             Input::SetPolicy(policy) => {
                 self.config.pay = policy;
                 self.advance_all(now);

@@ -147,7 +147,11 @@ impl<K: PayerKeys> Payer<K> {
             let signed = match spent {
                 _ if !once => Err(NotSigned::For(Unpaid::Declined)),
                 Some(spent) if fits && self.config.budget.is_none_or(|budget| spent <= budget) => {
-                    let signature = self.keys.sign_claim(&e.books.escrow, next.k, next.cumulative);
+                    let signature = if e.books.sealed {
+                        None
+                    } else {
+                        self.keys.sign_claim(&e.books.escrow, next.k, next.cumulative)
+                    };
                     // What was sent once may have been taken: it is not paid again by another escrow.
                     let never_sent = payment.k == 0;
                     signature.map(|s| (next, spent, s)).ok_or(match never_sent {

@@ -1,16 +1,18 @@
 //! One relay, message by message: what it answers about escrows and quotes, whom it believes, when it flushes.
 
-use super::desk::{BALANCE, CLIENT, Desk, ME, NEXT, NEXT_PEER, PREV, PRICE, rules};
+use super::desk::{
+    BALANCE, CLIENT, Desk, ME, NEXT, NEXT_PEER, PREV, PRICE, books_query, close_escrow, leg_query, rules,
+};
 use super::s;
 use super::world::{ASSET, NETWORK};
 use crate::clock::UnixMillis;
 use crate::escrow::{Escrow, NotBelieved};
-use crate::ids::{AddressKey, LinkId};
+use crate::ids::{AddressKey, CircuitId, LinkId};
 use crate::keys::PayeeKeys;
 use crate::node::{FlushReason, Input, Output, Report};
 use obol_cell::{
-    Allocation, Asset, Balance, DeclineCode, Declined, EscrowId, EscrowOffer, EscrowState, EscrowTerms, Forward,
-    LinkMessage, NetworkId, PeerId, Step, ToNode, ToOrigin,
+    AccountId, Allocation, Asset, Balance, DeclineCode, Declined, EscrowId, EscrowOffer, EscrowState, EscrowTerms,
+    Forward, LinkMessage, NetworkId, PeerId, PricePer64KiB, Step, Tariff, ToNode, ToOrigin, UNIT,
 };
 
 const FIRST: Step = Step::FIRST;
@@ -23,10 +25,7 @@ fn state(answer: ToOrigin) -> EscrowState {
 }
 
 fn query(escrow: &Escrow) -> ToNode {
-    ToNode::BalanceQuery {
-        escrow: escrow.id(),
-        opening: Some(escrow.terms.opening()),
-    }
+    books_query(escrow.id(), Some(escrow.terms.opening()))
 }
 
 /// An escrow of the client's that was accepted and never read.
@@ -66,20 +65,56 @@ fn a_quote_holds_until_midnight() {
     assert!((1..=86_400).contains(&(quote.valid_until - d.now.secs())));
 }
 
+#[test]
+fn a_new_price_waits_for_the_midnight_until_which_the_old_one_was_quoted() {
+    let mut d = Desk::new();
+    let quoted = |d: &mut Desk, c| {
+        d.ask(c, &ToNode::QuoteQuery, 0);
+        let ToOrigin::Quote(quote) = d.answer(c) else { panic!() };
+        quote
+    };
+    let dearer = |d: &mut Desk| {
+        let price = PricePer64KiB::new(500).unwrap();
+        d.config.tariff = Tariff {
+            price,
+            ..d.config.tariff
+        };
+        d.node.as_mut().expect("it runs").reconfigure(d.config);
+        price
+    };
+    let c = d.circuit(CLIENT, false);
+    let before = quoted(&mut d, c);
+    let price = dearer(&mut d);
+    // Everybody is told the same today, on old circuits and on new ones.
+    let new = d.circuit(CLIENT, false);
+    assert_eq!(quoted(&mut d, new).tariff, before.tariff);
+    assert_eq!(quoted(&mut d, c).tariff, before.tariff);
+    let left = before.valid_until * 1_000 - d.now.0;
+    d.wait(left - 1);
+    let new = d.circuit(CLIENT, false);
+    assert_eq!(quoted(&mut d, new).tariff, before.tariff);
+    d.wait(1);
+    let new = d.circuit(CLIENT, false);
+    assert_eq!(quoted(&mut d, new).tariff.price, price);
+    assert_eq!(
+        quoted(&mut d, c).tariff.price,
+        price,
+        "it has paid nothing at the old one"
+    );
+    // Who was asked by nobody today changes at once.
+    let mut d = Desk::new();
+    let price = dearer(&mut d);
+    let c = d.circuit(CLIENT, false);
+    assert_eq!(quoted(&mut d, c).tariff.price, price);
+}
+
 // ---- who may ask what ----
 
 #[test]
 fn only_a_clients_own_neighbour_is_asked_about_escrows() {
     let mut d = Desk::new();
     let e = d.client_escrow();
-    for message in [
-        query(&e),
-        ToNode::OfferEscrow(d.make_offer()),
-        ToNode::CloseEscrow {
-            escrow: e.id(),
-            final_k: 0,
-        },
-    ] {
+    for message in [query(&e), ToNode::OfferEscrow(d.make_offer()), close_escrow(e.id(), 0)] {
         let c = d.circuit(PREV, false);
         d.ask(c, &message, 0);
         assert!(d.destroyed(c), "{message:?}");
@@ -92,29 +127,15 @@ fn nobody_is_told_of_or_can_close_an_escrow_that_is_not_its_own() {
     let mut d = Desk::new();
     let (mine, theirs) = (d.client_escrow(), d.prev_escrow());
     let c = d.circuit(CLIENT, false);
-    d.ask(
-        c,
-        &ToNode::BalanceQuery {
-            escrow: theirs.id(),
-            opening: None,
-        },
-        0,
-    );
+    d.ask(c, &books_query(theirs.id(), None), 0);
     assert_eq!(state(d.answer(c)), EscrowState::Unknown);
-    d.ask(
-        c,
-        &ToNode::CloseEscrow {
-            escrow: theirs.id(),
-            final_k: 0,
-        },
-        0,
-    );
+    d.ask(c, &close_escrow(theirs.id(), 0), 0);
     let code = DeclineCode::Unknown;
     assert_eq!(d.answer(c), ToOrigin::Declined(Declined { code }));
     for (link, escrow) in [(PREV, &mine), (NEXT, &theirs)] {
         d.sent(link);
         let (id, opening) = (escrow.id(), None);
-        d.link(link, &LinkMessage::LegQuery { escrow: id, opening });
+        d.link(link, &leg_query(id, opening));
         assert!(
             matches!(
                 d.sent(link)[..],
@@ -221,8 +242,9 @@ fn an_offer_that_is_made_again_over_another_circuit_is_answered_there() {
 #[test]
 fn a_ledger_that_was_heard_of_now_and_closed_long_ago_is_no_ground_for_a_new_escrow() {
     let mut d = Desk::new();
-    d.wait(120_000);
-    let close_time = d.now.secs() - 100;
+    d.wait(600_000);
+    // Five minutes may be the clock's fault, and one is a ledger's age.
+    let close_time = d.now.secs() - 361;
     d.tell(Input::LedgerClosed {
         sequence: 1_001,
         close_time,
@@ -230,9 +252,34 @@ fn a_ledger_that_was_heard_of_now_and_closed_long_ago_is_no_ground_for_a_new_esc
     let offer = d.make_offer();
     let code = DeclineCode::NotNow;
     assert_eq!(d.offer(&offer, false), ToOrigin::Declined(Declined { code }));
-    d.ledger();
+    let close_time = d.now.secs() - 360;
+    d.tell(Input::LedgerClosed {
+        sequence: 1_001,
+        close_time,
+    });
     let offer = d.make_offer();
     assert!(matches!(d.offer(&offer, false), ToOrigin::EscrowAccepted(_)));
+}
+
+#[test]
+fn accounts_rotate_for_new_escrows_and_each_keeps_the_one_that_it_was_accepted_with() {
+    let mut d = Desk::new();
+    let before = d.client_escrow();
+    let (account, can_accept) = (AccountId([0x5a; 32]), true);
+    assert_ne!(before.terms.payee_account, account);
+    d.tell(Input::PayeeAccount { account, can_accept });
+    let after = accepted(&mut d);
+    assert_eq!(after.terms.payee_account, account);
+    // The older one is still paid by and flushed to its own.
+    let c = d.circuit(CLIENT, true);
+    d.pay(c, 1, FIRST, Forward::Last, Some(Desk::claim(&before, 1, 25, PRICE)), 0);
+    d.ask(c, &close_escrow(before.id(), 1), 0);
+    d.wait(d.config.close_jitter_ms + 1);
+    let flushed = d.out.iter().find_map(|o| match o {
+        Output::Flush { escrow, .. } => Some(escrow.terms.payee_account),
+        _ => None,
+    });
+    assert_eq!(flushed, Some(before.terms.payee_account));
 }
 
 #[test]
@@ -278,19 +325,12 @@ fn all_who_wait_for_an_escrow_are_answered_when_it_was_read() {
     let c = d.circuit(CLIENT, false);
     let mut opening = e.terms.opening();
     opening.expiry += 1;
-    d.ask(
-        c,
-        &ToNode::BalanceQuery {
-            escrow: e.id(),
-            opening: Some(opening),
-        },
-        0,
-    );
+    d.ask(c, &books_query(e.id(), Some(opening)), 0);
     assert_eq!(state(d.answer(c)), EscrowState::Unknown);
     // Nor another owner.
     let (escrow, opening) = (e.id(), Some(e.terms.opening()));
     d.sent(PREV);
-    d.link(PREV, &LinkMessage::LegQuery { escrow, opening });
+    d.link(PREV, &leg_query(escrow, opening));
     assert_eq!(d.sent(PREV).len(), 1);
     d.tell(Input::EscrowRead {
         escrow: e.id(),
@@ -320,7 +360,8 @@ fn an_escrow_whose_life_is_over_or_too_long_is_not_even_read() {
     let mut d = Desk::new();
     let now = d.now.secs();
     let margin = u64::from(rules().margin);
-    let longest = u64::from(rules().max_life);
+    // As long as clocks may be off, and an offer on its way.
+    let longest = u64::from(rules().max_life) + 360;
     for (expiry, read) in [
         (now + margin, 0),
         (now + margin + 1, 1),
@@ -331,14 +372,7 @@ fn an_escrow_whose_life_is_over_or_too_long_is_not_even_read() {
         let mut opening = e.terms.opening();
         opening.expiry = expiry;
         let c = d.circuit(CLIENT, false);
-        d.ask(
-            c,
-            &ToNode::BalanceQuery {
-                escrow: e.id(),
-                opening: Some(opening),
-            },
-            0,
-        );
+        d.ask(c, &books_query(e.id(), Some(opening)), 0);
         assert_eq!(reads(&mut d), read, "{} s before its end", expiry - now);
     }
     d.wait(120_000);
@@ -348,7 +382,7 @@ fn an_escrow_whose_life_is_over_or_too_long_is_not_even_read() {
             payee: ME,
             ..accepted_terms(&mut d)
         },
-        signer: obol_cell::AccountId([1; 32]),
+        signer: AccountId([1; 32]),
     };
     let c = d.circuit(CLIENT, false);
     d.wait(120_000);
@@ -381,7 +415,7 @@ fn a_leg_payment_waits_for_its_escrow_to_be_read_and_is_credited_then_or_not_at_
     for (result, credited) in [(Ok(s(BALANCE)), true), (Err(NotBelieved::Wrong), false)] {
         let mut d = Desk::new();
         let offer = d.make_offer();
-        let account = obol_cell::AccountId([8; 32]);
+        let account = AccountId([8; 32]);
         let terms = EscrowTerms::new(&offer, ME, account, rules().min_deposit);
         let e = Escrow {
             terms,
@@ -507,14 +541,7 @@ fn a_close_that_was_asked_for_flushes_once_and_says_why() {
     let c = d.circuit(CLIENT, false);
     d.pay(c, 1, FIRST, Forward::Last, Some(Desk::claim(&e, 1, 25, PRICE)), 0);
     for _ in 0..2 {
-        d.ask(
-            c,
-            &ToNode::CloseEscrow {
-                escrow: e.id(),
-                final_k: 1,
-            },
-            0,
-        );
+        d.ask(c, &close_escrow(e.id(), 1), 0);
     }
     d.wait(1);
     assert_eq!(flushes(&mut d), [(1, FlushReason::Requested)]);
@@ -713,21 +740,44 @@ fn addresses_and_neighbours_are_forgotten_when_their_credit_is_back() {
 fn an_offer_at_the_limits_of_the_rules_is_within_them() {
     let mut d = Desk::new();
     let mut offer = d.make_offer();
-    offer.expiry = d.now.secs() + u64::from(rules().max_life);
+    offer.expiry = d.now.secs() + u64::from(rules().max_life) + 360;
     offer.deposit = rules().min_deposit;
     assert!(matches!(d.offer(&offer, false), ToOrigin::EscrowAccepted(_)));
 }
 
 #[test]
-fn a_flush_that_draws_came_after_is_its_drivers_to_repeat() {
+fn a_flush_that_draws_came_after_is_repeated_with_its_own_claim() {
     let mut d = Desk::new();
     let e = d.client_escrow();
     let c = d.circuit(CLIENT, false);
     d.pay(c, 1, FIRST, Forward::Last, Some(Desk::claim(&e, 1, 25, PRICE)), 0);
     d.tell(Input::FlushNow { escrow: e.id() });
     d.pay(c, 2, FIRST, Forward::Last, Some(Desk::claim(&e, 2, 25, PRICE)), 0);
+    let claims = |d: &mut Desk| {
+        let claims = d.out.iter().filter_map(|o| match o {
+            Output::Flush {
+                k,
+                cumulative,
+                signature,
+                ..
+            } => Some((*k, *cumulative, *signature)),
+            _ => None,
+        });
+        claims.collect::<Vec<_>>()
+    };
+    let first = (1, s(25), Desk::claim(&e, 1, 25, PRICE).signature);
     d.start();
-    assert_eq!(flushes(&mut d), [], "claim 2 was never recorded as flushed");
+    assert_eq!(
+        claims(&mut d),
+        [first],
+        "claim 2 is not the one that may be on the ledger"
+    );
+    // From a compacted journal too.
+    let snapshot = d.node().snapshot().expect("settled");
+    d.facts = snapshot;
+    d.start();
+    assert_eq!(claims(&mut d), [first]);
+    assert_eq!(d.balance(&e).unallocated, s(5));
 }
 
 #[test]
@@ -755,4 +805,29 @@ fn a_refusal_is_reported_by_its_author_alone() {
     d.pay(c, 2, FIRST, Forward::Last, None, 0);
     d.wait(5_000);
     assert!(reported(&d));
+}
+
+#[test]
+fn what_is_held_becomes_credit_whatever_the_hop_before_has_refused() {
+    let refused = |c: CircuitId, n| LinkMessage::LegRefused {
+        circuit: c.0 as u32,
+        n,
+        distance: 1,
+        code: obol_cell::RefuseCode::NoFunds,
+    };
+    // The refusal comes before the client's word, or after one that was refused already.
+    for asked_before in [false, true] {
+        let mut d = Desk::new();
+        let e = d.prev_escrow();
+        let c = d.circuit(PREV, false);
+        // Of payment 1 the money is here, and is held when payment 2 begins.
+        d.leg_pay(&e, 1, PRICE, c, 1, PRICE);
+        if asked_before {
+            d.pay(c, 2, FIRST, Forward::Last, None, 0);
+            d.wait(5_000);
+        }
+        d.link(PREV, &refused(c, 2));
+        d.pay(c, 2, FIRST, Forward::Pass(s(0)), None, 0);
+        assert_eq!(d.credit(c), UNIT, "asked before: {asked_before}");
+    }
 }

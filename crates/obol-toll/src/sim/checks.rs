@@ -12,7 +12,7 @@
 //! | 6 nothing that links | `check_message`, `check_answer`: claims only to hop 1, one quote for all, all day |
 
 use super::world::{Durable, Party, RelayId, Sim};
-use crate::fact::{NodeFact, OutFact, Owner, PayerFact};
+use crate::fact::{NodeFact, OutFact, Owner, PayerFact, TrustFact};
 use crate::ids::{CircuitId, TunnelId};
 use obol_cell::{EscrowId, Forward, LinkMessage, Stroops, ToNode, ToOrigin};
 
@@ -99,6 +99,10 @@ impl Durable {
                 ..
             } => {
                 d.of_clients.insert(escrow.id());
+            }
+            NodeFact::Trust(TrustFact::Spent { circuit, n, credit, .. }) => {
+                *d.credit.entry(circuit).or_default() += credit;
+                d.spent.entry(circuit).or_default().push(n);
             }
             NodeFact::CircuitEnded { circuit } => {
                 d.held.remove(&circuit);
@@ -277,7 +281,7 @@ impl Sim {
             Party::Relay(i) => self.relays[i].node.as_ref().and_then(|n| n.next_wake()),
             Party::Client(i) => self.clients[i].payer.as_ref().and_then(|p| p.next_wake()),
         };
-        assert!(due.is_none_or(|at| at > self.time()), "{party:?} would spin");
+        assert!(due.is_none_or(|at| at > self.time_of(party)), "{party:?} would spin");
     }
 
     /// After every step.

@@ -16,8 +16,8 @@ use crate::keys::PayeeKeys;
 use crate::node::{Input, Node, NodeConfig, Output};
 use obol_cell::{
     AccountId, Allocation, Balance, Claim, EscrowAcceptance, EscrowId, EscrowOffer, EscrowRules, EscrowState,
-    EscrowTerms, Forward, ForwardPpm, LegPay, LinkMessage, Pay, PeerId, PricePer64KiB, Step, Stroops, Tariff, ToNode,
-    ToOrigin,
+    EscrowTerms, Forward, ForwardPpm, LegPay, LinkMessage, OpeningTerms, OwnerAsks, Pay, PeerId, PricePer64KiB, Step,
+    Stroops, Tariff, ToNode, ToOrigin,
 };
 
 pub(crate) const CLIENT: LinkId = LinkId(1);
@@ -54,6 +54,33 @@ pub(crate) fn rules() -> EscrowRules {
     }
 }
 
+/// A question for this relay's books on an escrow, by whoever has E's key.
+pub(crate) fn books_query(escrow: EscrowId, opening: Option<OpeningTerms>) -> ToNode {
+    ToNode::BalanceQuery {
+        escrow,
+        opening,
+        owner: keys::owner_of(escrow, ME, OwnerAsks::Books),
+    }
+}
+
+/// The same of a relay.
+pub(crate) fn leg_query(escrow: EscrowId, opening: Option<OpeningTerms>) -> LinkMessage {
+    LinkMessage::LegQuery {
+        escrow,
+        opening,
+        owner: keys::owner_of(escrow, ME, OwnerAsks::Books),
+    }
+}
+
+/// The wish to have an escrow flushed, by whoever has E's key.
+pub(crate) fn close_escrow(escrow: EscrowId, final_k: u32) -> ToNode {
+    ToNode::CloseEscrow {
+        escrow,
+        final_k,
+        owner: keys::owner_of(escrow, ME, OwnerAsks::Close { final_k }),
+    }
+}
+
 impl Desk {
     pub(crate) fn new() -> Self {
         let price = PricePer64KiB::new(PRICE as u64).unwrap();
@@ -70,6 +97,7 @@ impl Desk {
         config.initial_credit = 0;
         config.deposit = Stroops::new(BALANCE).unwrap();
         config.opening_jitter_ms = 0;
+        config.opening_period_ms = 0;
         config.close_jitter_ms = 0;
         let mut desk = Desk {
             node: None,
@@ -332,14 +360,7 @@ impl Desk {
         let escrow = self.escrow(&offer, &acceptance);
         let c = self.circuit(CLIENT, false);
         let opening = Some(escrow.terms.opening());
-        self.ask(
-            c,
-            &ToNode::BalanceQuery {
-                escrow: escrow.id(),
-                opening,
-            },
-            0,
-        );
+        self.ask(c, &books_query(escrow.id(), opening), 0);
         self.tell(Input::EscrowRead {
             escrow: escrow.id(),
             result: Ok(offer.deposit),
@@ -368,13 +389,7 @@ impl Desk {
         });
         let escrow = self.escrow(&offer, &accepted.expect("accepted"));
         let opening = Some(escrow.terms.opening());
-        self.link(
-            PREV,
-            &LinkMessage::LegQuery {
-                escrow: escrow.id(),
-                opening,
-            },
-        );
+        self.link(PREV, &leg_query(escrow.id(), opening));
         self.tell(Input::EscrowRead {
             escrow: escrow.id(),
             result: Ok(offer.deposit),
@@ -521,14 +536,7 @@ impl Desk {
     /// Our books on an escrow that pays us, as its owner is told.
     pub(crate) fn balance(&mut self, escrow: &Escrow) -> Balance {
         let c = self.circuit(CLIENT, false);
-        self.ask(
-            c,
-            &ToNode::BalanceQuery {
-                escrow: escrow.id(),
-                opening: None,
-            },
-            0,
-        );
+        self.ask(c, &books_query(escrow.id(), None), 0);
         match self.answer(c) {
             ToOrigin::Balance(balance) => balance,
             other => panic!("{other:?}"),
@@ -537,13 +545,7 @@ impl Desk {
 
     pub(crate) fn prev_balance(&mut self, escrow: &Escrow) -> Balance {
         self.sent(PREV);
-        self.link(
-            PREV,
-            &LinkMessage::LegQuery {
-                escrow: escrow.id(),
-                opening: None,
-            },
-        );
+        self.link(PREV, &leg_query(escrow.id(), None));
         match self.sent(PREV)[..] {
             [LinkMessage::LegBalance(balance)] => balance,
             ref other => panic!("{other:?}"),

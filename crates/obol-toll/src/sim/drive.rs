@@ -1,5 +1,6 @@
 //! What the drivers around the machines do: inputs in, outputs done, facts made durable.
 
+use super::moments::Moment;
 use super::world::{Conversation, Event, LEDGER_MS, Party, RelayId, Sim};
 use crate::fact::{NodeFact, PayerFact};
 use crate::ids::{LinkId, TunnelId};
@@ -12,12 +13,15 @@ const CELL: u64 = 514;
 impl Sim {
     /// One input for a relay, and everything that comes of it.
     pub(crate) fn tell(&mut self, relay: RelayId, input: node::Input) {
-        let now = self.time();
+        let now = self.time_of(Party::Relay(relay));
         let Some(node) = &mut self.relays[relay].node else {
             return;
         };
         node.handle(now, input);
         while let Some(output) = self.relays[relay].node.as_mut().and_then(Node::poll) {
+            if acts(&output) && self.dies(Party::Relay(relay), Moment::Acts) {
+                return;
+            }
             self.do_for_relay(relay, output);
         }
         let wake = self.relays[relay].node.as_ref().and_then(Node::next_wake);
@@ -26,12 +30,15 @@ impl Sim {
 
     /// One input for a client, and everything that comes of it.
     pub(crate) fn say(&mut self, client: usize, input: payer::Input) {
-        let now = self.time();
+        let now = self.time_of(Party::Client(client));
         let Some(payer) = &mut self.clients[client].payer else {
             return;
         };
         payer.handle(now, input);
         while let Some(output) = self.clients[client].payer.as_mut().and_then(Payer::poll) {
+            if client_acts(&output) && self.dies(Party::Client(client), Moment::Acts) {
+                return;
+            }
             self.do_for_client(client, output);
         }
         let wake = self.clients[client].payer.as_ref().and_then(Payer::next_wake);
@@ -39,7 +46,8 @@ impl Sim {
     }
 
     pub(crate) fn schedule_wake(&mut self, party: Party, at: Option<u64>) {
-        let Some(at) = at.map(|at| at.max(self.now)) else {
+        let ahead = self.clock_of(party);
+        let Some(at) = at.map(|at| at.saturating_add_signed(-ahead).max(self.now)) else {
             return;
         };
         if self
@@ -56,6 +64,9 @@ impl Sim {
     fn do_for_relay(&mut self, i: RelayId, output: node::Output) {
         use node::Output as O;
         let party = Party::Relay(i);
+        if self.mute.contains(&party) && matches!(output, O::Answer { .. } | O::SendLink { .. }) {
+            return;
+        }
         match output {
             O::Persist { seq, facts } => {
                 let facts = facts.iter().map(NodeFact::encode).collect();
@@ -138,10 +149,12 @@ impl Sim {
                 self.note(|| format!("relay {i} flushes {:?} claim {k}: {cumulative}", escrow.id()));
                 self.check_flush(i, escrow.id(), k);
                 let wait = 1_000 + self.rng.up_to(5_000);
+                let epoch = self.relays[i].epoch;
                 self.later(
                     wait,
                     Event::Flush {
                         relay: i,
+                        epoch,
                         escrow,
                         k,
                         cumulative,
@@ -175,6 +188,8 @@ impl Sim {
                 );
             }
             O::Refund { escrow, refund } => self.later(LEDGER_MS, Event::Refund { party, escrow, refund }),
+            // Nobody is trusted in this town: `sim/trust.rs` has one of its own.
+            O::PayOwed { .. } | O::FindPayments { .. } | O::CheckPayment { .. } => panic!("nobody owes anything"),
             O::OfferDeclined { .. } | O::Report(_) => {}
         }
     }
@@ -182,6 +197,9 @@ impl Sim {
     fn do_for_client(&mut self, i: usize, output: payer::Output) {
         use payer::Output as O;
         let party = Party::Client(i);
+        if self.mute.contains(&party) && matches!(output, O::Ask { .. } | O::Continue { .. } | O::Send { .. }) {
+            return;
+        }
         match output {
             O::Persist { seq, facts } => {
                 let facts = facts.iter().map(PayerFact::encode).collect();
@@ -307,10 +325,7 @@ impl Sim {
 
     fn commit_later(&mut self, party: Party) {
         let wait = self.rng.up_to(4);
-        let epoch = match party {
-            Party::Relay(i) => self.relays[i].epoch,
-            Party::Client(i) => self.clients[i].epoch,
-        };
+        let epoch = self.epoch_of(party);
         self.later(wait, Event::Persisted { party, epoch });
     }
 
@@ -336,12 +351,33 @@ impl Sim {
     }
 
     pub(crate) fn close_ledger(&mut self) {
+        if self.now < self.weather.down_until {
+            let next = self.ledger_ms;
+            return self.later(next, Event::Ledger);
+        }
         self.ledger.sequence += 1;
-        let (sequence, close_time) = (self.ledger.sequence, self.now / 1_000);
+        let (mut sequence, mut close_time) = (self.ledger.sequence, self.now / 1_000);
+        if self.chance(self.weather.stale) {
+            (sequence, close_time) = (sequence - 12, close_time - 60);
+        }
         for i in 0..self.relays.len() {
             self.tell(i, node::Input::LedgerClosed { sequence, close_time });
         }
         let next = self.ledger_ms;
         self.later(next, Event::Ledger);
     }
+}
+
+/// Whether somebody else, or the ledger, hears of it. What it does to the own data plane ends with the process.
+fn acts(output: &node::Output) -> bool {
+    use node::Output as O;
+    !matches!(
+        output,
+        O::Persist { .. } | O::Grant { .. } | O::Watch { .. } | O::OfferDeclined { .. } | O::Report(_)
+    )
+}
+
+fn client_acts(output: &payer::Output) -> bool {
+    use payer::Output as O;
+    !matches!(output, O::Persist { .. } | O::Retire { .. } | O::Report(_))
 }

@@ -1,7 +1,7 @@
 //! One relay among neighbours that say whatever they like, in whatever order (invariant 5): it neither panics nor remembers more than
 //! what its data plane knows, and whatever they say, it gives out no more than it was paid.
 
-use super::desk::{CLIENT, Desk, NEXT, PREV, PRICE};
+use super::desk::{CLIENT, Desk, NEXT, PREV, PRICE, books_query};
 use super::s;
 use super::world::Durable;
 use crate::escrow::{Escrow, NotBelieved};
@@ -178,7 +178,7 @@ impl Play {
                         low: LowWater::at_least(m.c),
                     },
                     ToNode::Cancel { id },
-                    ToNode::BalanceQuery { escrow, opening: None },
+                    books_query(escrow, None),
                 ];
                 self.ask(c, &questions[(m.c % 4) as usize]);
             }

@@ -2,7 +2,10 @@
 
 use crate::escrow::Escrow;
 use crate::keys::{PayeeKeys, PayerKeys};
-use obol_cell::{AccountId, EscrowId, EscrowTerms, Signature, Stroops, Writer};
+use crate::trust::Statement;
+use obol_cell::{
+    AccountId, EscrowId, EscrowTerms, OwnerAsks, Ownership, PeerId, SettlementMemo, Signature, Stroops, Writer,
+};
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -41,6 +44,26 @@ pub(crate) fn refund(escrow: &Escrow) -> Signature {
     Signature(hash("refund", &[&terms(&escrow.terms), &escrow.signer.0]))
 }
 
+/// The signature of the account that a statement names.
+pub(crate) fn statement(statement: &Statement) -> Signature {
+    Signature(hash("statement", &[&statement.to_bytes()]))
+}
+
+/// E's signature on an ownership.
+pub(crate) fn owner(ownership: &Ownership) -> Signature {
+    Signature(hash("owner", &[&ownership.message()]))
+}
+
+/// E's signature on what is asked of `payee`, in the simulation's network.
+pub(crate) fn owner_of(escrow: EscrowId, payee: PeerId, asks: OwnerAsks) -> Signature {
+    owner(&Ownership {
+        network: super::world::NETWORK,
+        payee,
+        escrow,
+        asks,
+    })
+}
+
 /// One party's keys.
 #[derive(Debug, Clone)]
 pub(crate) struct SimKeys {
@@ -57,6 +80,15 @@ impl SimKeys {
             own: Rc::default(),
             verified: Rc::default(),
         }
+    }
+
+    /// The account that this party settles from, and its memo.
+    pub(crate) fn settles(&self) -> (AccountId, SettlementMemo) {
+        let secret = self.secret.to_be_bytes();
+        (
+            AccountId(hash("account", &[&secret])),
+            SettlementMemo(hash("memo", &[&secret])),
+        )
     }
 
     /// A fresh E of this party.
@@ -80,6 +112,16 @@ impl PayeeKeys for SimKeys {
         *self.verified.borrow_mut() += 1;
         *signature == claim(escrow, k, cumulative)
     }
+
+    fn verify_statement(&self, stated: &Statement, signature: &Signature) -> bool {
+        *self.verified.borrow_mut() += 1;
+        *signature == statement(stated)
+    }
+
+    fn verify_owner(&self, ownership: &Ownership, signature: &Signature) -> bool {
+        *self.verified.borrow_mut() += 1;
+        *signature == owner(ownership)
+    }
 }
 
 impl PayerKeys for SimKeys {
@@ -90,7 +132,19 @@ impl PayerKeys for SimKeys {
             .then(|| claim(escrow, k, cumulative))
     }
 
+    fn sign_owner(&self, ownership: &Ownership) -> Option<Signature> {
+        self.own.borrow().contains(&ownership.escrow).then(|| owner(ownership))
+    }
+
     fn verify_refund(&self, escrow: &Escrow, signature: &Signature) -> bool {
         *signature == refund(escrow)
+    }
+
+    fn settles_from(&self) -> Option<(AccountId, SettlementMemo)> {
+        Some(self.settles())
+    }
+
+    fn sign_statement(&self, stated: &Statement) -> Option<Signature> {
+        (self.settles() == (stated.account, stated.memo)).then(|| statement(stated))
     }
 }

@@ -21,6 +21,8 @@ pub(crate) struct Account {
 pub(crate) struct Ledger {
     pub(crate) sequence: u32,
     pub(crate) accounts: BTreeMap<EscrowId, Account>,
+    /// What became of each claim that was submitted: asked again, it says the same.
+    pub(crate) results: BTreeMap<(EscrowId, u32), Flushed>,
     /// The next so many flushes fail in a ledger (no trust line, say).
     pub(crate) failing: u32,
 }
@@ -52,17 +54,26 @@ impl Ledger {
         };
         let valid = account.escrow == *escrow && *signature == keys::claim(escrow, k, cumulative);
         assert!(valid, "a relay published a claim that the ledger refuses");
-        if account.paid.is_some() || k <= account.used {
+        if let Some(before) = self.results.get(&(escrow.id(), k)) {
+            return *before;
+        }
+        if account.paid.is_some() {
             return Flushed::Over;
+        }
+        if k <= account.used {
+            return Flushed::Failed;
         }
         assert!(cumulative <= account.deposit, "a claim above the escrow's balance");
         account.used = k;
-        if self.failing > 0 {
+        let result = if self.failing > 0 {
             self.failing -= 1;
-            return Flushed::Failed;
-        }
-        account.paid = Some(cumulative);
-        Flushed::Paid(cumulative)
+            Flushed::Failed
+        } else {
+            account.paid = Some(cumulative);
+            Flushed::Paid(cumulative)
+        };
+        self.results.insert((escrow.id(), k), result);
+        result
     }
 
     /// Whether the refund succeeded now.

@@ -12,7 +12,7 @@ use crate::keys::PayeeKeys;
 use crate::node::{Input, Output};
 use obol_cell::{
     AccountId, DeclineCode, EscrowAcceptance, EscrowId, EscrowOffer, EscrowState, EscrowTerms, Forward, LinkMessage,
-    Step, Stroops,
+    OwnerAsks, Step, Stroops,
 };
 
 /// Escrows to the relay after us that were wanted since the last look: their deposits.
@@ -313,7 +313,8 @@ fn on_a_new_link_the_newest_claim_is_repeated_or_the_books_are_asked_for() {
             .expect("something is said of it")
     };
     let (escrow, opening) = (own, None);
-    assert_eq!(said(&mut d), LinkMessage::LegQuery { escrow, opening });
+    let owner = keys::owner_of(escrow, NEXT_PEER, OwnerAsks::Books);
+    assert_eq!(said(&mut d), LinkMessage::LegQuery { escrow, opening, owner });
     assert_eq!(pass(&mut d, &e, 1), Some((own, 1, 20)));
     let LinkMessage::LegPay(repeated) = said(&mut d) else {
         panic!()
@@ -385,7 +386,7 @@ fn the_next_escrow_is_wanted_when_less_than_a_quarter_is_left() {
 }
 
 #[test]
-fn the_deposit_is_three_times_what_the_last_escrow_carried_and_not_less_than_configured() {
+fn the_deposit_is_three_times_what_the_last_week_came_to_and_within_the_bounds() {
     let mut d = Desk::new();
     let e = d.client_escrow();
     let own = d.own_escrow();
@@ -402,7 +403,22 @@ fn the_deposit_is_three_times_what_the_last_escrow_carried_and_not_less_than_con
     d.wait(1_000);
     pass(&mut d, &e, 2);
     d.tell(Input::Close { escrow: big });
-    assert_eq!(wanted(&mut d), [s(3 * 40_020)]);
+    assert_eq!(wanted(&mut d), [s(3 * (20 + 40_020))]);
+    d.config.max_deposit = Some(s(5_000));
+    d.node.as_mut().expect("it runs").reconfigure(d.config);
+    let next = d.own_escrow();
+    wanted(&mut d);
+    d.tell(Input::Close { escrow: next });
+    assert_eq!(wanted(&mut d), [s(5_000)], "no more than that");
+    d.wait(1_000);
+    let last = d.own_escrow();
+    d.wait(7 * 86_400_000);
+    wanted(&mut d);
+    d.tell(Input::EscrowEnded {
+        escrow: last,
+        paid: s(0),
+    });
+    assert_eq!(wanted(&mut d), [], "it was wanted when its margin began");
 }
 
 // ---- the end ----

@@ -1,13 +1,12 @@
 //! One event after another.
 
-use super::ledger::Flushed;
+use super::moments::Moment;
 use super::world::{Circuit, Event, LEDGER_MS, Party, RelayId, Sim, Tunnel};
-use crate::escrow::NotBelieved;
 use crate::fact::{NodeFact, PayerFact};
 use crate::ids::{AddressKey, CircuitId, LinkId, TunnelId};
 use crate::node::{self, Node};
 use crate::payer::{self, CloseReason, Hop, Payer, finishes};
-use obol_cell::{Forward, Stroops, ToNode, ToOrigin};
+use obol_cell::{Forward, ToNode, ToOrigin};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -65,12 +64,21 @@ impl Sim {
 
     /// A party dies with whatever is durable: of the commits under way, the first few.
     pub(crate) fn crash(&mut self, party: Party) {
-        self.note(|| format!("{party:?} crashes"));
-        let pending = match party {
+        let pending = self.pending_of(party);
+        let made_it = self.rng.up_to(pending as u64) as usize;
+        self.crash_with(party, made_it);
+    }
+
+    pub(crate) fn pending_of(&self, party: Party) -> usize {
+        match party {
             Party::Relay(i) => self.relays[i].pending.len(),
             Party::Client(i) => self.clients[i].pending.len(),
-        };
-        let made_it = self.rng.up_to(pending as u64);
+        }
+    }
+
+    /// A party dies with so many of the commits under way.
+    pub(crate) fn crash_with(&mut self, party: Party, made_it: usize) {
+        self.note(|| format!("{party:?} crashes, {made_it} commits make it"));
         for _ in 0..made_it {
             self.commit(party);
         }
@@ -124,6 +132,10 @@ impl Sim {
         self.relays[a].links.insert(b, link);
         self.relays[b].links.insert(a, link);
         for (one, other) in [(a, b), (b, a)] {
+            if self.relays[one].links.get(&other) != Some(&link) {
+                // It died while it was told.
+                return;
+            }
             let peer = Some(self.relays[other].id);
             self.tell(
                 one,
@@ -185,6 +197,11 @@ impl Sim {
         let mut circuits = Vec::new();
         let mut prev = first;
         for (i, &r) in path.iter().enumerate() {
+            if self.relays[r].node.is_none() {
+                // It died meanwhile, and those before it give up.
+                self.give_up(&circuits);
+                return None;
+            }
             let id = self.fresh() as u32;
             let relay = &mut self.relays[r];
             // Circuit ids of the data plane begin anew with each run of the process.
@@ -224,8 +241,16 @@ impl Sim {
                 );
             }
             if let Some(next) = path.get(i + 1) {
-                prev = self.relays[r].links[next];
+                let Some(link) = self.relays[r].links.get(next).copied() else {
+                    self.give_up(&circuits);
+                    return None;
+                };
+                prev = link;
             }
+        }
+        if path.iter().any(|r| self.relays[*r].node.is_none()) || self.clients[client].payer.is_none() {
+            self.give_up(&circuits);
+            return None;
         }
         let hops = path
             .iter()
@@ -262,7 +287,18 @@ impl Sim {
             return;
         };
         self.note(|| format!("{tunnel:?} ends, broke: {broke}"));
-        for (r, circuit) in &t.path {
+        self.give_up(&t.path);
+        let client = t.client;
+        self.past.push(t);
+        if self.clients[client].payer.is_some() {
+            let why = if broke { CloseReason::Broke } else { CloseReason::Unused };
+            self.say(client, payer::Input::TunnelClosed { tunnel, why });
+        }
+    }
+
+    /// Circuits end at all relays that they still are at.
+    fn give_up(&mut self, circuits: &[(RelayId, CircuitId)]) {
+        for (r, circuit) in circuits {
             let relay = &mut self.relays[*r];
             if let Some(c) = relay.circuits.remove(circuit)
                 && relay.node.is_some()
@@ -275,12 +311,6 @@ impl Sim {
                     },
                 );
             }
-        }
-        let client = t.client;
-        self.past.push(t);
-        if self.clients[client].payer.is_some() {
-            let why = if broke { CloseReason::Broke } else { CloseReason::Unused };
-            self.say(client, payer::Input::TunnelClosed { tunnel, why });
         }
     }
 
@@ -297,8 +327,13 @@ impl Sim {
 
     /// Runs for so many days, with a ledger every half hour: nothing much happens.
     pub(crate) fn run_days(&mut self, days: u64) {
-        self.ledger_ms = 1_800_000;
-        self.run(days * 86_400_000);
+        self.run_slowly(days * 86_400_000, 1_800_000);
+    }
+
+    /// Runs for so many milliseconds, with a ledger every so many.
+    pub(crate) fn run_slowly(&mut self, ms: u64, ledger_ms: u64) {
+        self.ledger_ms = ledger_ms;
+        self.run(ms);
         self.ledger_ms = LEDGER_MS;
     }
 
@@ -344,22 +379,13 @@ impl Sim {
             Event::Link { from, to, link, body } => {
                 // What was on its way on a link that is gone is gone.
                 if self.relays[to].links.get(&from) == Some(&link) {
+                    if let Some(kept) = &mut self.kept {
+                        kept.push((to, Some(from), body.clone()));
+                    }
                     self.tell(to, node::Input::LinkMessage { link, body });
                 }
             }
-            Event::Persisted { party, epoch } => match party {
-                Party::Relay(i) if self.relays[i].epoch == epoch => {
-                    if let Some(upto) = self.commit(party) {
-                        self.tell(i, node::Input::Persisted { upto });
-                    }
-                }
-                Party::Client(i) if self.clients[i].epoch == epoch => {
-                    if let Some(upto) = self.commit(party) {
-                        self.say(i, payer::Input::Persisted { upto });
-                    }
-                }
-                _ => {}
-            },
+            Event::Persisted { party, epoch } => self.persisted(party, epoch),
             Event::Wake { party } => {
                 if self.wakes.get(&party).is_some_and(|at| *at <= self.now) {
                     self.wakes.remove(&party);
@@ -378,83 +404,25 @@ impl Sim {
                     self.tell(relay, node::Input::CreditLow { circuit, metered });
                 }
             }
-            Event::Checked { relay, escrow } => {
-                let exists = Some(self.ledger.accounts.contains_key(&escrow));
-                self.tell(relay, node::Input::EscrowChecked { escrow, exists });
-            }
-            Event::Read { relay, escrow } => {
-                let result = match self.ledger.accounts.get(&escrow.id()) {
-                    None => Err(NotBelieved::Absent),
-                    Some(a) if a.escrow == escrow && a.paid.is_none() => Ok(a.deposit),
-                    Some(_) => Err(NotBelieved::Wrong),
-                };
-                self.tell(
-                    relay,
-                    node::Input::EscrowRead {
-                        escrow: escrow.id(),
-                        result,
-                    },
-                );
-            }
+            Event::Checked { .. }
+            | Event::Read { .. }
+            | Event::Open { .. }
+            | Event::Flush { .. }
+            | Event::Refund { .. } => self.at_ledger(event),
+            Event::Told(answer) => self.told(answer),
             Event::Offer {
                 party,
                 peer,
                 deposit,
                 life,
             } => {
+                if self.dies(party, Moment::Told) {
+                    return;
+                }
                 let offer = self.make_offer(party, deposit, life);
                 match party {
                     Party::Relay(i) => self.tell(i, node::Input::Offer { peer, offer }),
                     Party::Client(i) => self.say(i, payer::Input::Offer { guard: peer, offer }),
-                }
-            }
-            Event::Open {
-                party, escrow, deposit, ..
-            } => {
-                // Opened whether or not the payer lives to hear of it; after a restart it asks again and is told.
-                self.ledger.open(&escrow, deposit);
-                let (escrow, balance) = (escrow.id(), deposit);
-                match party {
-                    Party::Relay(i) => self.tell(i, node::Input::EscrowOpened { escrow, balance }),
-                    Party::Client(i) => self.say(i, payer::Input::EscrowOpened { escrow, balance }),
-                }
-            }
-            Event::Flush {
-                relay,
-                escrow,
-                k,
-                cumulative,
-                signature,
-            } => {
-                if self.relays[relay].node.is_none() {
-                    // The driver is part of the process: the flush is repeated after the restart.
-                    return;
-                }
-                let id = escrow.id();
-                match self.ledger.flush(&escrow, k, cumulative, &signature) {
-                    Flushed::Paid(amount) => self.settle(relay, id, amount),
-                    Flushed::Failed => self.tell(relay, node::Input::FlushFailed { escrow: id, k }),
-                    Flushed::Over => {
-                        let paid = self
-                            .ledger
-                            .accounts
-                            .get(&id)
-                            .and_then(|a| a.paid)
-                            .unwrap_or(Stroops::ZERO);
-                        self.settle(relay, id, paid);
-                    }
-                }
-            }
-            Event::Refund { party, escrow, refund } => {
-                let done = self.ledger.refund(&escrow, &refund, self.now / 1_000);
-                let id = escrow.id();
-                let paid = self.ledger.accounts.get(&id).and_then(|a| a.paid);
-                if done || paid.is_some() {
-                    let paid = paid.unwrap_or(Stroops::ZERO);
-                    match party {
-                        Party::Relay(i) => self.tell(i, node::Input::EscrowEnded { escrow: id, paid }),
-                        Party::Client(i) => self.say(i, payer::Input::EscrowEnded { escrow: id, paid }),
-                    }
                 }
             }
             Event::Restart { party } => {
@@ -466,18 +434,22 @@ impl Sim {
         }
     }
 
-    fn settle(&mut self, relay: RelayId, escrow: obol_cell::EscrowId, amount: Stroops) {
-        self.relays[relay].settled.insert(escrow, amount);
-        self.tell(relay, node::Input::Settled { escrow, amount });
-        for i in 0..self.clients.len() {
-            if self.clients[i].keys.own.borrow().contains(&escrow) {
-                self.say(i, payer::Input::EscrowEnded { escrow, paid: amount });
-            }
+    /// The oldest commit under way is done.
+    fn persisted(&mut self, party: Party, epoch: u32) {
+        if self.epoch_of(party) != epoch || self.pending_of(party) == 0 || self.dies(party, Moment::Persists) {
+            return;
         }
-        for i in 0..self.relays.len() {
-            if self.relays[i].keys.own.borrow().contains(&escrow) {
-                self.tell(i, node::Input::EscrowEnded { escrow, paid: amount });
-            }
+        let Some(upto) = self.commit(party) else { return };
+        if self.dies(party, Moment::Durable) {
+            return;
+        }
+        // A journal commits what has gathered at once: all of it may be durable before the machine hears of any.
+        if self.pending_of(party) > 0 && self.dies(party, Moment::AllDurable) {
+            return;
+        }
+        match party {
+            Party::Relay(i) => self.tell(i, node::Input::Persisted { upto }),
+            Party::Client(i) => self.say(i, payer::Input::Persisted { upto }),
         }
     }
 
@@ -499,6 +471,9 @@ impl Sim {
         };
         c.questions += u64::from(asks);
         let metered = c.metered;
+        if let Some(kept) = &mut self.kept {
+            kept.push((r, None, body.clone()));
+        }
         self.tell(r, node::Input::Message { circuit, body, metered });
     }
 

@@ -9,7 +9,12 @@ use obol_cell::Stroops;
 const MIB: u64 = 1 << 20;
 
 /// Everything is closed; what settled is compared with what was claimed, and nothing was created or lost.
-fn wind_up(sim: &mut Sim) {
+pub(super) fn wind_up(sim: &mut Sim) {
+    wind_up_with(sim, 1_800_000);
+}
+
+/// The same, with a ledger every so many milliseconds once everything was flushed.
+pub(super) fn wind_up_with(sim: &mut Sim, ledger_ms: u64) {
     let open: Vec<_> = sim.tunnels.keys().copied().collect();
     for tunnel in open {
         sim.close_tunnel(tunnel, false);
@@ -28,7 +33,7 @@ fn wind_up(sim: &mut Sim) {
         let config = sim.relays[i].config;
         sim.relays[i].node.as_mut().expect("all are up").reconfigure(config);
     }
-    sim.run_days(9);
+    sim.run_slowly(9 * 86_400_000, ledger_ms);
     for (i, r) in sim.relays.iter().enumerate() {
         for (escrow, (_, claimed, _)) in &r.durable.claims {
             if !claimed.is_zero() {

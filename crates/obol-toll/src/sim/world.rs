@@ -3,6 +3,8 @@
 use super::keys::SimKeys;
 use super::ledger::Ledger;
 use super::lies::Lie;
+use super::moments::{Moments, Point};
+use super::rail::{Answer, Weather};
 use crate::clock::UnixMillis;
 use crate::escrow::Escrow;
 use crate::ids::{CircuitId, LinkId, TunnelId};
@@ -75,6 +77,11 @@ pub(crate) struct Plan {
     pub(crate) faults: Faults,
     /// Whether relays open escrows to each other.
     pub(crate) pays_others: bool,
+    /// Within so many milliseconds a client's tunnel moves to the next escrow.
+    pub(crate) rollover_ms: u64,
+    /// Whose clocks are how far ahead of the ledger's, milliseconds.
+    pub(crate) clocks: Vec<(Party, i64)>,
+    pub(crate) weather: Weather,
 }
 
 impl Default for Plan {
@@ -90,6 +97,9 @@ impl Default for Plan {
             policy: PayPolicy::Always,
             faults: Faults::NONE,
             pays_others: true,
+            rollover_ms: 60_000,
+            clocks: Vec::new(),
+            weather: Weather::default(),
         }
     }
 }
@@ -135,6 +145,8 @@ pub(crate) struct Relay {
     pub(crate) journal: Vec<Vec<u8>>,
     pub(crate) pending: VecDeque<(u64, Vec<Vec<u8>>)>,
     pub(crate) epoch: u32,
+    /// How far its clock is ahead of the ledger's, milliseconds.
+    pub(crate) clock: i64,
     pub(crate) circuits: BTreeMap<CircuitId, Circuit>,
     pub(crate) next_circuit: u64,
     pub(crate) durable: Durable,
@@ -184,6 +196,8 @@ pub(crate) struct Client {
     pub(crate) journal: Vec<Vec<u8>>,
     pub(crate) pending: VecDeque<(u64, Vec<Vec<u8>>)>,
     pub(crate) epoch: u32,
+    /// How far its clock is ahead of the ledger's, milliseconds.
+    pub(crate) clock: i64,
     /// Highest claim that is durable, and that was seen on the wire.
     pub(crate) signed: BTreeMap<EscrowId, (u32, Stroops)>,
     pub(crate) sent: BTreeMap<EscrowId, (u32, Stroops)>,
@@ -251,6 +265,8 @@ pub(crate) enum Event {
     },
     Flush {
         relay: RelayId,
+        /// The run of the process that asked: its driver goes with it.
+        epoch: u32,
         escrow: Escrow,
         k: u32,
         cumulative: Stroops,
@@ -276,7 +292,12 @@ pub(crate) enum Event {
         tunnel: TunnelId,
         broke: bool,
     },
+    /// The ledger's answer reaches who asked.
+    Told(Answer),
 }
+
+/// A message that was delivered: to whom, by which relay (or on a circuit, by a client), and what it said.
+pub(crate) type Kept = (RelayId, Option<RelayId>, Vec<u8>);
 
 /// The whole.
 pub(crate) struct Sim {
@@ -305,10 +326,25 @@ pub(crate) struct Sim {
     pub(crate) counts_links: bool,
     /// Milliseconds between ledgers.
     pub(crate) ledger_ms: u64,
+    pub(crate) weather: Weather,
+    /// Who says nothing any more, whatever it is asked.
+    pub(crate) mute: BTreeSet<Party>,
+    pub(crate) moments: Moments,
+    /// What was delivered to relays, if somebody keeps it.
+    pub(crate) kept: Option<Vec<Kept>>,
 }
 
 impl Sim {
     pub(crate) fn new(plan: Plan) -> Self {
+        Self::with(plan, Moments::default())
+    }
+
+    /// One in which somebody dies at this point (or nobody does), and moments are counted from the start.
+    pub(crate) fn dying(plan: Plan, at: Option<Point>) -> Self {
+        Self::with(plan, Moments::counting(at))
+    }
+
+    fn with(plan: Plan, moments: Moments) -> Self {
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&plan.seed.to_le_bytes());
         seed[8..16].copy_from_slice(&(plan.seed ^ 0x5bd1_e995).to_le_bytes());
@@ -336,6 +372,10 @@ impl Sim {
             liar: None,
             counts_links: true,
             ledger_ms: LEDGER_MS,
+            weather: plan.weather,
+            mute: BTreeSet::new(),
+            moments,
+            kept: None,
             plan,
         };
         for i in 0..sim.plan.relays {
@@ -345,6 +385,12 @@ impl Sim {
         for i in 0..sim.plan.clients {
             let client = sim.client(i);
             sim.clients.push(client);
+        }
+        for (party, ahead) in sim.plan.clocks.clone() {
+            match party {
+                Party::Relay(i) => sim.relays[i].clock = ahead,
+                Party::Client(i) => sim.clients[i].clock = ahead,
+            }
         }
         for i in 0..sim.plan.relays {
             sim.start(Party::Relay(i));
@@ -382,6 +428,7 @@ impl Sim {
         config.initial_credit = self.plan.initial;
         config.deposit = Stroops::new(self.plan.deposit).unwrap();
         config.opening_jitter_ms = 0;
+        config.opening_period_ms = 0;
         config.close_jitter_ms = 0;
         config.pays_others = self.plan.pays_others;
         Relay {
@@ -392,6 +439,7 @@ impl Sim {
             journal: Vec::new(),
             pending: VecDeque::new(),
             epoch: 0,
+            clock: 0,
             circuits: BTreeMap::new(),
             next_circuit: 1,
             durable: Durable::default(),
@@ -408,7 +456,7 @@ impl Sim {
         let mut config = PayerConfig::new(NETWORK, ASSET, ceiling, Stroops::new(self.plan.deposit).unwrap());
         config.pay = self.plan.policy;
         config.opening_jitter_ms = 0;
-        config.rollover_jitter_ms = 60_000;
+        config.rollover_jitter_ms = self.plan.rollover_ms;
         Client {
             config,
             keys: SimKeys::new(10_000 + i as u64),
@@ -416,6 +464,7 @@ impl Sim {
             journal: Vec::new(),
             pending: VecDeque::new(),
             epoch: 0,
+            clock: 0,
             signed: BTreeMap::new(),
             sent: BTreeMap::new(),
             unpaid: Vec::new(),
@@ -426,6 +475,25 @@ impl Sim {
 
     pub(crate) fn time(&self) -> UnixMillis {
         UnixMillis(self.now)
+    }
+
+    /// By the clock of this party.
+    pub(crate) fn time_of(&self, party: Party) -> UnixMillis {
+        UnixMillis(self.now.saturating_add_signed(self.clock_of(party)))
+    }
+
+    pub(crate) fn clock_of(&self, party: Party) -> i64 {
+        match party {
+            Party::Relay(i) => self.relays.get(i).map_or(0, |r| r.clock),
+            Party::Client(i) => self.clients.get(i).map_or(0, |c| c.clock),
+        }
+    }
+
+    pub(crate) fn epoch_of(&self, party: Party) -> u32 {
+        match party {
+            Party::Relay(i) => self.relays[i].epoch,
+            Party::Client(i) => self.clients[i].epoch,
+        }
     }
 
     pub(crate) fn later(&mut self, ms: u64, event: Event) {
@@ -471,7 +539,7 @@ impl Sim {
             network: NETWORK,
             asset: ASSET,
             s0: u64::from(self.ledger.sequence + 60) << 32,
-            expiry: self.now / 1_000 + u64::from(life),
+            expiry: self.time_of(party).secs() + u64::from(life),
             deposit,
         }
     }

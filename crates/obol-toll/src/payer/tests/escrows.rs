@@ -47,7 +47,24 @@ fn a_closed_escrow_is_not_paid_by_and_its_guard_is_asked_to_flush_the_last_claim
     let (mut desk, _) = Desk::paying(&[100]);
     desk.complete(1, 0);
     desk.out.clear();
+    let paid = desk.payer.signed(E).unwrap();
     desk.say(Input::Close { escrow: E });
+    // The last amount once more, under the next number, for no bytes and without an answer.
+    let spare = desk.out.iter().find_map(|o| match o {
+        Output::Send { hop: 1, body, .. } => match ToNode::decode(body) {
+            Ok(ToNode::Pay(pay)) => Some(pay),
+            _ => None,
+        },
+        _ => None,
+    });
+    let spare = spare.expect("a spare claim");
+    let claim = spare.claim.unwrap();
+    assert_eq!(
+        (claim.k, claim.cumulative, claim.allocation),
+        (paid.0 + 1, paid.1, s(0))
+    );
+    assert_eq!((spare.n, spare.forward), (2, Forward::Pass(s(0))));
+    desk.out.retain(|o| !matches!(o, Output::Send { .. }));
     if matches!(
         desk.out.last(),
         Some(Output::Continue {
@@ -72,14 +89,119 @@ fn a_closed_escrow_is_not_paid_by_and_its_guard_is_asked_to_flush_the_last_claim
             }
         })
         .collect();
-    let k = desk.payer.signed(E).unwrap().0;
-    assert!(
-        asked.contains(&ToNode::CloseEscrow { escrow: E, final_k: k }),
-        "{asked:?}"
-    );
+    let (k, cumulative) = desk.payer.signed(E).unwrap();
+    let close = ToNode::CloseEscrow {
+        escrow: E,
+        final_k: k,
+        owner: owner(E, OwnerAsks::Close { final_k: k }),
+    };
+    assert!(asked.contains(&close), "{asked:?}");
     desk.answer(ToOrigin::Closing { escrow: E, newest_k: k });
     desk.carry(10 << 20);
-    assert_eq!(desk.payer.signed(E).unwrap().0, k);
+    assert_eq!(desk.payer.signed(E), Some((k, cumulative)));
+    assert_eq!(cumulative, paid.1);
+}
+
+/// The escrows that anything said since then names.
+fn named(desk: &mut Desk) -> Vec<EscrowId> {
+    let bodies = desk.out.drain(..).filter_map(|o| match o {
+        Output::Ask { body, .. } | Output::Send { body, .. } | Output::Continue { body, .. } => Some(body),
+        _ => None,
+    });
+    let escrows = bodies.filter_map(|body| match ToNode::decode(&body).expect("a message") {
+        ToNode::Pay(pay) => pay.claim.map(|claim| claim.escrow),
+        ToNode::BalanceQuery { escrow, .. } | ToNode::CloseEscrow { escrow, .. } => Some(escrow),
+        ToNode::OfferEscrow(offer) => Some(offer.escrow),
+        _ => None,
+    });
+    escrows.collect()
+}
+
+#[test]
+fn an_escrow_of_another_place_is_not_named_to_its_guard_whatever_happens_and_comes_home() {
+    let (mut desk, _) = Desk::paying(&[100]);
+    desk.complete(1, 0);
+    desk.say(Input::TunnelClosed {
+        tunnel: T,
+        why: CloseReason::Unused,
+    });
+    let mut facts = desk.facts.clone();
+    let signed = desk.payer.signed(E);
+    // The laptop is carried somewhere else, and started there.
+    let mut there = Desk::new(config(), &[100]);
+    there.payer = Payer::restore(config(), Keys, [8; 32], facts.clone());
+    there.now = desk.now.plus(60_000);
+    there.say(Input::Away { escrows: vec![E] });
+    there.open();
+    there.quote();
+    assert!(
+        there.out.iter().any(|o| matches!(o, Output::WantEscrow { .. })),
+        "one of its own for this place"
+    );
+    there.carry(10 << 20);
+    there.say(Input::Close { escrow: E });
+    assert_eq!(named(&mut there), []);
+    assert_eq!(there.payer.signed(E), signed);
+    facts.append(&mut there.facts);
+    // Back home it is asked to be closed, as was wished; without that wish it would be used.
+    there.say(Input::Away { escrows: Vec::new() });
+    assert_eq!(named(&mut there), [E]);
+    // Nobody has to be asked for what is left when it expires.
+    let mut late = Desk::new(config(), &[100]);
+    late.payer = Payer::restore(config(), Keys, [8; 32], facts);
+    late.say(Input::Away { escrows: vec![E] });
+    late.now = UnixMillis::from_secs(START.secs() + 86_400);
+    late.say(Input::Tick);
+    assert!(late.out.iter().any(|o| matches!(o, Output::Refund { .. })));
+    assert_eq!(named(&mut late), []);
+}
+
+#[test]
+fn an_escrow_is_used_again_where_it_was_opened() {
+    let (desk, _) = Desk::paying(&[100]);
+    let mut back = Desk::new(config(), &[100]);
+    back.payer = Payer::restore(config(), Keys, [8; 32], desk.facts);
+    back.say(Input::Away { escrows: vec![E] });
+    back.open();
+    back.quote();
+    assert_eq!(named(&mut back), []);
+    back.say(Input::Away { escrows: Vec::new() });
+    assert_eq!(named(&mut back), [E], "what is left is asked for");
+}
+
+#[test]
+fn a_key_that_was_offered_at_one_place_is_not_offered_at_another() {
+    let (mut before, _) = Desk::paying(&[100]);
+    before.complete(1, 0);
+    let mut desk = Desk::new(config(), &[100]);
+    desk.payer = Payer::restore(config(), Keys, [8; 32], before.facts);
+    let escrow = EscrowId([6; 32]);
+    let offer = EscrowOffer { escrow, ..desk.offer() };
+    desk.say(Input::Offer {
+        guard: PeerId([1; 32]),
+        offer,
+    });
+    desk.say(Input::Away { escrows: vec![E] });
+    desk.open();
+    desk.quote();
+    let wants = |desk: &Desk| {
+        let wanted = desk.out.iter().filter(|o| matches!(o, Output::WantEscrow { .. }));
+        wanted.count()
+    };
+    assert_eq!(wants(&desk), 1, "another key");
+    assert_eq!(named(&mut desk), []);
+    // Nor one that was being made before the move, and comes after it.
+    let escrow = EscrowId([7; 32]);
+    desk.say(Input::Away {
+        escrows: vec![E, escrow],
+    });
+    let offer = EscrowOffer { escrow, ..offer };
+    desk.say(Input::Offer {
+        guard: PeerId([1; 32]),
+        offer,
+    });
+    assert_eq!(wants(&desk), 1, "another one is made");
+    assert_eq!(named(&mut desk), []);
 }
 
 #[test]
@@ -390,4 +512,18 @@ fn a_guard_whose_books_say_closing_is_not_paid_by_that_escrow_and_it_is_noted_on
     assert_eq!(closing.count(), 1);
     desk.carry(1 << 20);
     assert_eq!(desk.payer.signed(E).unwrap().0, k);
+}
+
+#[test]
+fn no_more_is_locked_with_all_guards_than_the_limit() {
+    for (max_locked, wanted) in [(999_999_999, false), (1_000_000_000, true)] {
+        let config = PayerConfig {
+            max_locked: Some(s(max_locked)),
+            ..config()
+        };
+        let mut desk = Desk::new(config, &[100]);
+        desk.open();
+        desk.quote();
+        assert_eq!(wants_by(&mut desk, START.plus(600_000)).is_some(), wanted);
+    }
 }

@@ -13,7 +13,7 @@ use crate::defects;
 use crate::escrow::Escrow;
 use obol_cell::{
     AccountId, Asset, Balance, DeclineCode, EscrowAcceptance, EscrowOffer, EscrowRules, EscrowState, Forward,
-    ForwardPpm, NetworkId, Pay, PricePer64KiB, Quote, RefuseCode, Signature, Step, UNIT,
+    ForwardPpm, NetworkId, OwnerAsks, Ownership, Pay, PricePer64KiB, Quote, RefuseCode, Signature, Step, UNIT,
 };
 
 const NETWORK: NetworkId = NetworkId([7; 32]);
@@ -27,6 +27,20 @@ const LOST: EscrowId = EscrowId([0xee; 32]);
 const T: TunnelId = TunnelId(1);
 const START: UnixMillis = UnixMillis(1_800_000_000_000);
 
+/// What the holder of E's key signs to be known as its owner.
+fn owner(escrow: EscrowId, asks: OwnerAsks) -> Signature {
+    let mut signature = [0xaa; 64];
+    signature[..32].copy_from_slice(&escrow.0);
+    signature[32..36].copy_from_slice(
+        &match asks {
+            OwnerAsks::Books => 0,
+            OwnerAsks::Close { final_k } => final_k,
+        }
+        .to_be_bytes(),
+    );
+    Signature(signature)
+}
+
 #[derive(Debug)]
 struct Keys;
 
@@ -37,6 +51,9 @@ impl PayerKeys for Keys {
         signature[32..36].copy_from_slice(&k.to_be_bytes());
         signature[36..44].copy_from_slice(&cumulative.get().to_be_bytes());
         (escrow.id() != LOST).then_some(Signature(signature))
+    }
+    fn sign_owner(&self, ownership: &Ownership) -> Option<Signature> {
+        (ownership.escrow != LOST).then(|| owner(ownership.escrow, ownership.asks))
     }
     fn verify_refund(&self, _: &Escrow, refund: &Signature) -> bool {
         *refund == Signature([1; 64])
@@ -200,7 +217,8 @@ impl Desk {
                 question,
                 ToNode::BalanceQuery {
                     escrow: E,
-                    opening: Some(_)
+                    opening: Some(_),
+                    ..
                 }
             ),
             "{question:?}"

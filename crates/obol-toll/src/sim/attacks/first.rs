@@ -22,14 +22,7 @@ pub(in crate::sim) fn an_escrow_offered_under_two_sets_of_terms_has_two_signers_
     // Opened under the first terms, claimed under the second: the signers on the ledger are not those that belong to these terms.
     let c = d.circuit(CLIENT, false);
     let opening = d.escrow(&sooner, &two).terms.opening();
-    d.ask(
-        c,
-        &ToNode::BalanceQuery {
-            escrow: offer.escrow,
-            opening: Some(opening),
-        },
-        0,
-    );
+    d.ask(c, &books_query(offer.escrow, Some(opening)), 0);
     let asked = d.out.iter().find_map(|o| match o {
         Output::ReadEscrow { escrow } => Some(*escrow),
         _ => None,
@@ -321,22 +314,28 @@ pub(in crate::sim) fn a_wrong_signature_credits_nothing_and_the_third_closes_the
 }
 
 #[test]
-pub(in crate::sim) fn cheap_checks_come_before_signatures() {
-    let mut d = Desk::new();
-    let e = d.client_escrow();
-    let before = *d.keys.verified.borrow();
-    let c = d.circuit(CLIENT, false);
-    for claim in [
-        Desk::claim(&e, 0, 10, PRICE),
-        Desk::claim(&e, 5_000, 10, PRICE),
-        Desk::claim(&e, 1, crate::sim::desk::BALANCE + 1, PRICE),
-        Desk::claim(&e, 1, 9, PRICE),
+pub(in crate::sim) fn a_claim_that_is_refused_costs_one_signature_and_tells_nobody_but_its_owner_why() {
+    let too_much = crate::sim::desk::BALANCE + 1;
+    for (k, cumulative, code) in [
+        (0, 10, RefuseCode::Failed),
+        (5_000, 10, RefuseCode::Failed),
+        (1, too_much, RefuseCode::NoFunds),
+        (1, 9, RefuseCode::NoFunds),
     ] {
-        let n = d.fresh() as u16;
-        d.pay(c, n, FIRST, Forward::Last, Some(claim), 0);
-        refused(d.answer(c));
+        for forged in [false, true] {
+            let mut d = Desk::new();
+            let e = d.client_escrow();
+            let before = *d.keys.verified.borrow();
+            let c = d.circuit(CLIENT, false);
+            let mut claim = Desk::claim(&e, k, cumulative, PRICE);
+            claim.signature.0[0] ^= u8::from(forged);
+            d.pay(c, 1, FIRST, Forward::Last, Some(claim), 0);
+            let told = if forged { RefuseCode::Failed } else { code };
+            assert_eq!(refused(d.answer(c)), (1, 0, told));
+            assert_eq!(*d.keys.verified.borrow(), before + 1);
+            assert_eq!(d.credit(c), 0);
+        }
     }
-    assert_eq!(*d.keys.verified.borrow(), before, "no signature was looked at");
 }
 
 // ---- H3: unused money at hop 1 comes back, what was held too, also after a crash ----

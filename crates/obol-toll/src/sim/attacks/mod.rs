@@ -1,8 +1,11 @@
-//! The attacks of the two design reviews, and those found while building, against what was built.
+//! The attacks of the two design reviews, and those found while building, against what was built. Which test is for which
+//! finding: docs/attacks.md.
 
 mod first;
+mod observer;
 mod other;
 mod second;
+mod strangers;
 mod third;
 
 pub(in crate::sim) use first::*;
@@ -14,7 +17,7 @@ use crate::escrow::{Escrow, NotBelieved};
 use crate::keys::PayeeKeys;
 use crate::node::{Input, Output};
 use crate::payer::Unpaid;
-use crate::sim::desk::{CLIENT, Desk, NEXT, PREV, PRICE};
+use crate::sim::desk::{CLIENT, Desk, NEXT, PREV, PRICE, books_query, close_escrow, leg_query};
 use crate::sim::scenarios::ready;
 use crate::sim::world::{Party, Plan};
 use crate::sim::{Books, Lie, Sim, keys, s};

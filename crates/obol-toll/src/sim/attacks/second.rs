@@ -147,14 +147,7 @@ pub(in crate::sim) fn a_closing_escrow_says_so_and_stores_no_more() {
     let (a, c) = (d.circuit(CLIENT, false), d.circuit(CLIENT, false));
     d.pay(c, 1, FIRST, Forward::Last, Some(Desk::claim(&e, 1, 25, PRICE)), 0);
     assert_eq!(complete(d.answer(c)), 1);
-    d.ask(
-        a,
-        &ToNode::CloseEscrow {
-            escrow: e.id(),
-            final_k: 1,
-        },
-        0,
-    );
+    d.ask(a, &close_escrow(e.id(), 1), 0);
     assert_eq!(
         d.answer(a),
         ToOrigin::Closing {
