@@ -68,7 +68,7 @@ impl Keypair {
         self.signing.verifying_key()
     }
 
-    /// Signs `message`: for Stellar always the 32-byte hash of a transaction.
+    /// Signs `message`: for Stellar always the 32-byte hash of a transaction. Nothing else that is signed has that length.
     pub fn sign(&self, message: &[u8]) -> Signature {
         Signature(self.signing.sign(message).to_bytes())
     }

@@ -1,11 +1,13 @@
 //! obol-toll's signatures, with the real transactions: each is built from the escrow's terms, here, and never taken from
-//! anybody.
+//! anybody. An owner's signature is on no transaction, and longer than the hash of one.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use obol_cell::{AccountId, EscrowId, EscrowTerms, NetworkId, Signature, Stroops};
+use ed25519_dalek::{Signature as DalekSignature, VerifyingKey};
+use obol_cell::{AccountId, EscrowId, EscrowTerms, NetworkId, Ownership, SettlementMemo, Signature, Stroops};
+use obol_toll::trust::Statement;
 use obol_toll::{PayeeKeys, PayerKeys};
 
 use crate::escrow::{ClaimHasher, ClaimVerifier, Escrow, EscrowSecret, PayerSecret, TermsError};
@@ -73,13 +75,38 @@ impl PayeeKeys for EscrowPayee {
         });
         verifier.is_some_and(|verifier| verifier.verify(k, cumulative, signature))
     }
+
+    fn verify_statement(&self, statement: &Statement, signature: &Signature) -> bool {
+        is_by(&statement.account.0, &statement.to_bytes(), signature)
+    }
+
+    fn verify_owner(&self, ownership: &Ownership, signature: &Signature) -> bool {
+        is_by(&ownership.escrow.0, &ownership.message(), signature)
+    }
 }
 
-/// The payer's keys: E of every escrow that was added. Clones share them.
+/// Whether `signature` is by this key on this message, in the sense that all agree on.
+fn is_by(key: &[u8; 32], message: &[u8], signature: &Signature) -> bool {
+    VerifyingKey::from_bytes(key).is_ok_and(|key| {
+        let signature = DalekSignature::from_bytes(&signature.0);
+        key.verify_strict(message, &signature).is_ok()
+    })
+}
+
+/// What settles what is owed by trust.
+#[derive(Clone)]
+struct Trust {
+    account: Keypair,
+    memo: SettlementMemo,
+}
+
+/// The payer's keys: E of every escrow that was added, and the account that settles what is owed by trust, if there is one.
+/// Clones share the escrows.
 #[derive(Clone)]
 pub struct EscrowPayer {
     secret: PayerSecret,
     network: NetworkId,
+    trust: Option<Trust>,
     keys: Arc<Mutex<HashMap<EscrowId, Keypair>>>,
     hashers: Memory<obol_toll::Escrow, Arc<ClaimHasher>>,
 }
@@ -90,9 +117,24 @@ impl EscrowPayer {
         EscrowPayer {
             secret,
             network,
+            trust: None,
             keys: Arc::default(),
             hashers: Memory::default(),
         }
+    }
+
+    /// Owes by trust too, and settles from this account (ADR 39): its key signs what is owed. The memo of the settlements is
+    /// [`PayerSecret::trust_memo`].
+    #[must_use]
+    pub fn with_trust_account(mut self, account: Keypair) -> EscrowPayer {
+        let memo = self.secret.trust_memo(self.network);
+        self.trust = Some(Trust { account, memo });
+        self
+    }
+
+    /// The key of the account that settles what is owed by trust.
+    pub fn trust_account(&self) -> Option<&Keypair> {
+        self.trust.as_ref().map(|trust| &trust.account)
     }
 
     /// Adds the escrow account of a nonce: 32 random bytes, used once, durable before E is offered. After a restart all
@@ -131,8 +173,30 @@ impl PayerKeys for EscrowPayer {
         hasher.sign(&key, k, cumulative)
     }
 
+    fn sign_owner(&self, ownership: &Ownership) -> Option<Signature> {
+        if ownership.network != self.network {
+            return None;
+        }
+        let key = self.key(&ownership.escrow)?;
+        Some(key.sign(&ownership.message()))
+    }
+
     fn verify_refund(&self, escrow: &obol_toll::Escrow, refund: &Signature) -> bool {
         Escrow::try_from(escrow).is_ok_and(|escrow| escrow.refund_is_signed(refund))
+    }
+
+    fn settles_from(&self) -> Option<(AccountId, SettlementMemo)> {
+        let trust = self.trust.as_ref()?;
+        Some((trust.account.account(), trust.memo))
+    }
+
+    /// `None` for another network, account or memo: only what this payer itself owes is signed.
+    fn sign_statement(&self, statement: &Statement) -> Option<Signature> {
+        let trust = self.trust.as_ref()?;
+        let own = statement.network == self.network
+            && statement.account == trust.account.account()
+            && statement.memo == trust.memo;
+        own.then(|| trust.account.sign(&statement.to_bytes()))
     }
 }
 
@@ -155,14 +219,29 @@ impl PayeeKeys for RelayKeys {
     fn verify_claim(&self, escrow: &obol_toll::Escrow, k: u32, cumulative: Stroops, signature: &Signature) -> bool {
         self.payee.verify_claim(escrow, k, cumulative, signature)
     }
+    fn verify_statement(&self, statement: &Statement, signature: &Signature) -> bool {
+        self.payee.verify_statement(statement, signature)
+    }
+    fn verify_owner(&self, ownership: &Ownership, signature: &Signature) -> bool {
+        self.payee.verify_owner(ownership, signature)
+    }
 }
 
 impl PayerKeys for RelayKeys {
     fn sign_claim(&self, escrow: &obol_toll::Escrow, k: u32, cumulative: Stroops) -> Option<Signature> {
         self.payer.sign_claim(escrow, k, cumulative)
     }
+    fn sign_owner(&self, ownership: &Ownership) -> Option<Signature> {
+        self.payer.sign_owner(ownership)
+    }
     fn verify_refund(&self, escrow: &obol_toll::Escrow, refund: &Signature) -> bool {
         self.payer.verify_refund(escrow, refund)
+    }
+    fn settles_from(&self) -> Option<(AccountId, SettlementMemo)> {
+        self.payer.settles_from()
+    }
+    fn sign_statement(&self, statement: &Statement) -> Option<Signature> {
+        self.payer.sign_statement(statement)
     }
 }
 

@@ -12,6 +12,7 @@ pub mod rail;
 pub mod settings;
 pub mod settle;
 pub mod tx;
+pub mod wallet;
 
 pub use key::Keypair;
 pub use network::Network;

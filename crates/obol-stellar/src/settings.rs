@@ -228,7 +228,7 @@ pub fn check_ledger(passphrase: &str, urls: &[String], poll: Span, highest_fee: 
         return Err(Invalid::new(
             "payments.ledger.urls",
             "is empty",
-            "name at least one Horizon server",
+            "name at least one server of the ledger",
         ));
     }
     if let Some(url) = urls

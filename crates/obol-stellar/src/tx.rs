@@ -4,7 +4,7 @@ use ed25519_dalek::{Signature as DalekSignature, VerifyingKey};
 use obol_cell::{AccountId, Asset, NetworkId, Signature, Stroops};
 use stellar_xdr::{self as xdr, Limits, ReadXdr as _, WriteXdr as _};
 
-use crate::asset::{NotAnAsset, account_to_xdr, asset_to_xdr, muxed};
+use crate::asset::{NotAnAsset, account_to_xdr, asset_from_xdr, asset_to_xdr, muxed};
 use crate::key::Keypair;
 
 /// What an envelope from elsewhere may be at most: 100 operations need less than half of this.
@@ -142,6 +142,37 @@ impl Op {
     }
 }
 
+/// What a payment tells its payee, in public.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Memo {
+    /// Nothing.
+    #[default]
+    None,
+    /// Up to 28 bytes of text.
+    Text(String),
+    /// A number.
+    Id(u64),
+    /// A hash.
+    Hash([u8; 32]),
+    /// The hash of a transaction that is paid back.
+    Return([u8; 32]),
+}
+
+impl Memo {
+    /// The most bytes of a text.
+    pub const LONGEST_TEXT: usize = 28;
+
+    fn to_xdr(&self) -> Result<xdr::Memo, TxError> {
+        Ok(match self {
+            Memo::None => xdr::Memo::None,
+            Memo::Text(text) => xdr::Memo::Text(text.as_str().try_into().map_err(|_| TxError::TooLong)?),
+            Memo::Id(id) => xdr::Memo::Id(*id),
+            Memo::Hash(hash) => xdr::Memo::Hash(xdr::Hash(*hash)),
+            Memo::Return(hash) => xdr::Memo::Return(xdr::Hash(*hash)),
+        })
+    }
+}
+
 /// When a transaction may be applied. All bounds are the ledger's: its close times and its sequence numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Validity {
@@ -163,7 +194,7 @@ pub struct Tx {
 
 impl Tx {
     /// Puts a transaction together. `fee` is the whole bid, in stroops of lumens; operations without a source of their
-    /// own are `source`'s. The memo is always empty.
+    /// own are `source`'s. The memo is empty ([`Tx::with_memo`]).
     ///
     /// # Errors
     /// When an asset is none, or there are more than 100 operations.
@@ -209,6 +240,15 @@ impl Tx {
                 ext: xdr::TransactionExt::V0,
             },
         })
+    }
+
+    /// With a memo.
+    ///
+    /// # Errors
+    /// When it is a text of more than 28 bytes.
+    pub fn with_memo(mut self, memo: &Memo) -> Result<Tx, TxError> {
+        self.inner.memo = memo.to_xdr()?;
+        Ok(self)
     }
 
     /// The bytes whose SHA-256 is the hash: network id, tag, transaction.
@@ -358,20 +398,41 @@ impl SignedTx {
         operations as u32 + wrapping
     }
 
-    /// The amount of its first payment, if it has any: what a flush settles.
-    pub fn first_payment(&self) -> Option<Stroops> {
-        let operations = match &self.envelope {
+    fn operations_of(&self) -> &[xdr::Operation] {
+        match &self.envelope {
             xdr::TransactionEnvelope::Tx(e) => &e.tx.operations,
             xdr::TransactionEnvelope::TxFeeBump(bump) => {
                 let xdr::FeeBumpTransactionInnerTx::Tx(inner) = &bump.tx.inner_tx;
                 &inner.tx.operations
             }
             xdr::TransactionEnvelope::TxV0(e) => &e.tx.operations,
-        };
-        operations.iter().find_map(|op| match &op.body {
-            xdr::OperationBody::Payment(p) => Stroops::new(p.amount).ok(),
+        }
+    }
+
+    /// Its payments of assets, in their order.
+    pub fn payments(&self) -> impl Iterator<Item = (AccountId, Asset, Stroops)> {
+        self.operations_of().iter().filter_map(|op| match &op.body {
+            xdr::OperationBody::Payment(p) => {
+                let to = match &p.destination {
+                    xdr::MuxedAccount::Ed25519(key) => AccountId(key.0),
+                    xdr::MuxedAccount::MuxedEd25519(m) => AccountId(m.ed25519.0),
+                };
+                Some((to, asset_from_xdr(&p.asset)?, Stroops::new(p.amount).ok()?))
+            }
             _ => None,
         })
+    }
+
+    /// The amount of its first payment of an asset, if it has any: what a flush settles.
+    pub fn first_payment(&self) -> Option<Stroops> {
+        self.payments().next().map(|(_, _, amount)| amount)
+    }
+
+    /// What it pays in assets, all together and whatever they are.
+    pub fn pays(&self) -> Stroops {
+        self.payments()
+            .try_fold(Stroops::ZERO, |sum, (_, _, amount)| sum.checked_add(amount))
+            .unwrap_or(Stroops::MAX)
     }
 
     /// Source and sequence number of the transaction that moves a sequence number: of the inner one in a fee bump.

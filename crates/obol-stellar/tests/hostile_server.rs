@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use obol_stellar::rail::connect::ByteStream;
 use obol_stellar::rail::horizon::{Horizon, Timeouts};
+use obol_stellar::rail::rpc::Rpc;
 use obol_stellar::rail::{BadReply, FriendbotError, RailError, SubmitError, Unreachable};
 use obol_stellar::tx::{Op, SignedTx, Tx, TxHash, Validity};
 use obol_stellar::{Connect, Keypair, Network, Rail as _, Tcp};
@@ -307,6 +308,70 @@ async fn an_account_with_a_wrong_field_is_no_account() {
     assert_eq!(answer, Err(RailError::BadReply(BadReply::Field("account_id"))));
 }
 
+/// A Stellar RPC server that answers every call with this.
+async fn rpc(answer: &str) -> Rpc {
+    let address = server(http("200 OK", answer)).await;
+    let url = format!("http://{address}");
+    Rpc::new(&url, Network::testnet(), Arc::new(Tcp), Timeouts::default()).unwrap()
+}
+
+#[tokio::test]
+async fn an_rpc_server_is_taken_at_no_word_that_is_not_its_answer() {
+    let id = Keypair::from_seed(&[1; 32]).account();
+    let no_method = rpc(r#"{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"method not found"}}"#).await;
+    let error = RailError::Rpc { code: -32601 };
+    assert_eq!(no_method.latest_ledger().await, Err(error.clone()));
+    assert_eq!(no_method.account(id).await, Err(error.clone()));
+    assert_eq!(no_method.fee_stats().await, Err(error.clone()));
+    assert_eq!(
+        no_method.submit(&transaction()).await,
+        Err(SubmitError::Unknown { cause: error })
+    );
+    let other = rpc(r#"{"jsonrpc":"2.0","id":1,"result":{"passphrase":"another\u001b[2J"}}"#).await;
+    let served = "another\\u{1b}[2J".to_owned();
+    assert_eq!(other.check_network().await, Err(RailError::OtherNetwork { served }));
+    let nothing = rpc(r#"{"jsonrpc":"2.0","id":1,"result":null}"#).await;
+    assert_eq!(
+        nothing.fee_stats().await,
+        Err(RailError::BadReply(BadReply::Field("result")))
+    );
+    // What another transaction hashes to is not what was asked for.
+    let envelope = {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.encode(transaction().to_bytes().unwrap())
+    };
+    let found = |envelope: &str| {
+        format!(
+            r#"{{"jsonrpc":"2.0","id":1,"result":{{"status":"SUCCESS","latestLedger":9,"latestLedgerCloseTime":"90",
+            "oldestLedger":2,"oldestLedgerCloseTime":20,"ledger":8,"envelopeXdr":"{envelope}",
+            "resultXdr":"AAAAAAAAAGQAAAAAAAAAAQAAAAAAAAABAAAAAAAAAAA="}}}}"#
+        )
+    };
+    let lying = rpc(&found(&envelope)).await;
+    assert_eq!(
+        lying.transaction(TxHash([7; 32])).await,
+        Err(RailError::BadReply(BadReply::Field("envelopeXdr")))
+    );
+    let record = lying.transaction(transaction().hash()).await.unwrap().unwrap();
+    assert_eq!(
+        (record.ledger, record.successful, record.fee_charged.get()),
+        (8, true, 100)
+    );
+    let broken = rpc(&found("AAAA")).await;
+    assert!(broken.transaction(TxHash([7; 32])).await.is_err());
+    // A submission that the server calls by another name.
+    let renamed = r#"{"jsonrpc":"2.0","id":1,"result":{"status":"PENDING","hash":"00","latestLedger":9}}"#;
+    let submitted = rpc(renamed).await.submit(&transaction()).await;
+    assert!(matches!(submitted, Err(SubmitError::Unknown { .. })), "{submitted:?}");
+    let entries = r#"{"jsonrpc":"2.0","id":1,"result":{"entries":[{"key":"AAAA","xdr":"AAAA"}],"latestLedger":9}}"#;
+    assert_eq!(
+        rpc(entries).await.account(id).await,
+        Err(RailError::BadReply(BadReply::Field("entries.xdr")))
+    );
+    let empty = r#"{"jsonrpc":"2.0","id":1,"result":{"entries":null,"latestLedger":9}}"#;
+    assert_eq!(rpc(empty).await.account(id).await, Ok(None));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -315,8 +380,19 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let answer = if json { http("200 OK", &String::from_utf8_lossy(&answer)) } else { answer };
-            let rail = rail(answer).await;
             let id = Keypair::from_seed(&[1; 32]).account();
+            let rpc = Rpc::new(
+                &format!("http://{}", server(answer.clone()).await),
+                Network::testnet(),
+                Arc::new(Tcp),
+                Timeouts::default(),
+            )
+            .unwrap();
+            let _ = rpc.account(id).await;
+            let _ = rpc.latest_ledger().await;
+            let _ = rpc.fee_stats().await;
+            let _ = rpc.submit(&transaction()).await;
+            let rail = rail(answer).await;
             let _ = rail.account(id).await;
             let _ = rail.latest_ledger().await;
             let _ = rail.fee_stats().await;

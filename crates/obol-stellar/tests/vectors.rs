@@ -3,12 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use base64::Engine as _;
-use obol_cell::{AccountId, EscrowId, EscrowTerms, PeerId, Signature, Stroops};
+use obol_cell::{AccountId, EscrowId, EscrowTerms, NetworkId, OwnerAsks, Ownership, PeerId, Signature, Stroops};
 use obol_stellar::asset::asset;
-use obol_stellar::escrow::{ClaimHasher, ClaimVerifier, Escrow, EscrowSecret, Opening};
+use obol_stellar::escrow::{ClaimHasher, ClaimVerifier, Escrow, EscrowSecret, Opening, PayerSecret};
 use obol_stellar::key::account_text;
+use obol_stellar::keys::{EscrowPayee, EscrowPayer};
 use obol_stellar::tx::SignedTx;
 use obol_stellar::{Keypair, Network};
+use obol_toll::trust::Statement;
+use obol_toll::{PayeeKeys as _, PayerKeys as _};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -26,6 +29,14 @@ struct Vector {
     claims: Vec<ClaimVector>,
     sweep: Built,
     merge: Built,
+    owner: Owner,
+}
+
+#[derive(Deserialize)]
+struct Owner {
+    books: String,
+    final_k: u32,
+    close: String,
 }
 
 #[derive(Deserialize)]
@@ -168,6 +179,180 @@ fn claims_and_their_flushes_are_the_sdks() {
             assert_eq!(flush.sequence(), (escrow.account(), (v.s0 + u64::from(k)) as i64));
         }
     }
+}
+
+#[test]
+fn an_owners_signature_is_ed25519_over_the_ledger_the_payee_the_escrow_and_the_question() {
+    for v in vectors() {
+        let p = parties(&v);
+        let payee = EscrowPayee::new(p.secret.clone());
+        let final_k = v.owner.final_k;
+        let asked = |asks| Ownership {
+            network: p.network.id(),
+            payee: p.terms.payee,
+            escrow: p.terms.escrow,
+            asks,
+        };
+        let (books, close) = (asked(OwnerAsks::Books), asked(OwnerAsks::Close { final_k }));
+        assert_eq!(p.e.sign(&books.message()), signature(&v.owner.books));
+        assert_eq!(p.e.sign(&close.message()), signature(&v.owner.close));
+        assert!(payee.verify_owner(&books, &signature(&v.owner.books)));
+        assert!(payee.verify_owner(&close, &signature(&v.owner.close)));
+        // Of another question, claim, payee, ledger or escrow it is worth nothing.
+        let others = [
+            (close, &v.owner.books),
+            (books, &v.owner.close),
+            (asked(OwnerAsks::Close { final_k: final_k - 1 }), &v.owner.close),
+            (
+                Ownership {
+                    payee: PeerId([0; 32]),
+                    ..books
+                },
+                &v.owner.books,
+            ),
+            (
+                Ownership {
+                    network: NetworkId([0; 32]),
+                    ..books
+                },
+                &v.owner.books,
+            ),
+            (
+                Ownership {
+                    escrow: EscrowId(p.payee.account().0),
+                    ..books
+                },
+                &v.owner.books,
+            ),
+            (
+                Ownership {
+                    escrow: EscrowId([0xff; 32]),
+                    ..books
+                },
+                &v.owner.books,
+            ),
+        ];
+        for (ownership, text) in others {
+            assert!(!payee.verify_owner(&ownership, &signature(text)), "{ownership:?}");
+        }
+    }
+}
+
+#[test]
+fn a_payer_signs_as_owner_of_its_own_escrows_on_its_own_ledger_only() {
+    let network = Network::new("Obol Test Network ; 0011223344556677".to_owned()).id();
+    let payer = EscrowPayer::new(PayerSecret::from_bytes([3; 32]), network);
+    let escrow = payer.add(&[4; 32]);
+    let asked = Ownership {
+        network,
+        payee: PeerId([5; 32]),
+        escrow,
+        asks: OwnerAsks::Books,
+    };
+    let signature = payer.sign_owner(&asked).unwrap();
+    let payee = EscrowPayee::new(EscrowSecret::from_bytes([6; 32]));
+    assert!(payee.verify_owner(&asked, &signature));
+    let elsewhere = Ownership {
+        network: NetworkId([0; 32]),
+        ..asked
+    };
+    assert_eq!(payer.sign_owner(&elsewhere), None);
+    let not_ours = Ownership {
+        escrow: EscrowId([7; 32]),
+        ..asked
+    };
+    assert_eq!(payer.sign_owner(&not_ours), None);
+    payer.remove(&escrow);
+    assert_eq!(payer.sign_owner(&asked), None, "its key is gone");
+}
+
+#[test]
+fn what_is_owed_is_signed_by_the_account_that_settles_and_by_nobody_for_anybody_else() {
+    let (network, account) = (Network::testnet().id(), Keypair::from_seed(&[0x54; 32]));
+    let secret = PayerSecret::from_bytes([0x53; 32]);
+    let without = EscrowPayer::new(secret.clone(), network);
+    let payer = without.clone().with_trust_account(account.clone());
+    let (from, memo) = payer.settles_from().unwrap();
+    assert_eq!(from, account.account());
+    // HKDF-SHA-256 of 32 times 0x53, as Python's hmac computes it.
+    let expected = "f106e7304333c6ee9475c7468ceb9e7aa8fe0d89f7a66ada0581ecd28c49c242";
+    assert_eq!(hex::encode(memo.0), expected);
+    assert_eq!(secret.trust_memo(network), memo, "the same after a restart");
+    assert_ne!(secret.trust_memo(Network::public().id()), memo);
+    assert_ne!(PayerSecret::from_bytes([0x52; 32]).trust_memo(network), memo);
+
+    let owed = Statement {
+        network,
+        asset: asset("OBOL", Keypair::from_seed(&[1; 32]).account()).unwrap(),
+        payer: PeerId([2; 32]),
+        payee: PeerId([3; 32]),
+        account: from,
+        memo,
+        k: 4,
+        cumulative: stroops(5),
+    };
+    let signature = payer.sign_statement(&owed).unwrap();
+    assert_eq!(payer.sign_statement(&owed), Some(signature), "the same bytes again");
+    assert_eq!(without.settles_from(), None);
+    assert_eq!(without.sign_statement(&owed), None);
+    let not_ours = [
+        Statement {
+            network: Network::public().id(),
+            ..owed
+        },
+        Statement {
+            account: AccountId([7; 32]),
+            ..owed
+        },
+        Statement {
+            memo: obol_cell::SettlementMemo([7; 32]),
+            ..owed
+        },
+    ];
+    assert_eq!(not_ours.map(|statement| payer.sign_statement(&statement)), [None; 3]);
+
+    let payee = EscrowPayee::new(EscrowSecret::from_bytes([0x52; 32]));
+    let both = obol_stellar::keys::RelayKeys {
+        payee: payee.clone(),
+        payer: payer.clone(),
+    };
+    assert_eq!(both.settles_from(), Some((from, memo)));
+    assert_eq!(both.sign_statement(&owed), Some(signature));
+    assert!(payee.verify_statement(&owed, &signature) && both.verify_statement(&owed, &signature));
+    let changed = [
+        Statement { k: 5, ..owed },
+        Statement {
+            cumulative: stroops(6),
+            ..owed
+        },
+        Statement {
+            payer: PeerId([9; 32]),
+            ..owed
+        },
+        Statement {
+            payee: PeerId([9; 32]),
+            ..owed
+        },
+        Statement {
+            // No point of the curve.
+            account: AccountId([2; 32]),
+            ..owed
+        },
+    ];
+    for statement in changed.iter().chain(&not_ours) {
+        assert!(!payee.verify_statement(statement, &signature), "{statement:?}");
+    }
+    assert!(!payee.verify_statement(&owed, &Signature([0; 64])));
+    // The weak key that any message "is signed" by without strictness.
+    let mut weak = [0u8; 32];
+    weak[0] = 1;
+    let weakly = Statement {
+        account: AccountId(weak),
+        ..owed
+    };
+    let mut by_nobody = [0u8; 64];
+    by_nobody[0] = 1;
+    assert!(!payee.verify_statement(&weakly, &Signature(by_nobody)));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use hkdf::Hkdf;
-use obol_cell::{EscrowTerms, NetworkId, Signature};
+use obol_cell::{EscrowTerms, NetworkId, SettlementMemo, Signature};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
@@ -118,6 +118,17 @@ impl PayerSecret {
         info.extend_from_slice(&number.to_be_bytes());
         derive(&self.0, &info)
     }
+
+    /// The memo of all settlements of what is owed by trust (ADR 39): the same after every restart, and to whoever does not have
+    /// this secret 32 random bytes.
+    pub fn trust_memo(&self, network: NetworkId) -> SettlementMemo {
+        let mut info = Vec::with_capacity(17 + 32);
+        info.extend_from_slice(b"obol-trust-memo-1");
+        info.extend_from_slice(&network.0);
+        let mut memo = [0u8; 32];
+        expand(&self.0, &info, &mut memo);
+        SettlementMemo(memo)
+    }
 }
 
 impl fmt::Debug for PayerSecret {
@@ -128,8 +139,12 @@ impl fmt::Debug for PayerSecret {
 
 fn derive(secret: &[u8; 32], info: &[u8]) -> Keypair {
     let mut seed = Zeroizing::new([0u8; 32]);
-    Hkdf::<Sha256>::new(None, secret)
-        .expand(info, seed.as_mut_slice())
-        .expect("32 bytes are less than HKDF-SHA-256 can give");
+    expand(secret, info, &mut seed);
     Keypair::from_seed(&seed)
+}
+
+fn expand(secret: &[u8; 32], info: &[u8], into: &mut [u8; 32]) {
+    Hkdf::<Sha256>::new(None, secret)
+        .expand(info, into)
+        .expect("32 bytes are less than HKDF-SHA-256 can give");
 }

@@ -35,6 +35,12 @@ pub(super) fn from_result_xdr(base64: &str) -> Option<ResultCodes> {
     })
 }
 
+/// The fee that a base64 `TransactionResult` says was charged, stroops; `None` when it is none.
+pub(super) fn fee_charged(base64: &str) -> Option<i64> {
+    let result = xdr::TransactionResult::from_xdr_base64(base64, LARGEST_RESULT).ok()?;
+    Some(result.fee_charged)
+}
+
 fn operation(result: &xdr::OperationResult) -> Code {
     use xdr::OperationResultTr as Tr;
     let name = match result {

@@ -6,19 +6,26 @@ use std::time::Duration;
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use hyper::StatusCode;
+use hyper::{Method, StatusCode};
 use obol_cell::AccountId;
 use serde::de::DeserializeOwned;
 
 use super::connect::Connect;
-use super::http::{Answer, Base, HttpClient, HttpError};
-use super::json;
+use super::http::{Answer, Base, Body, HttpClient, HttpError};
 use super::{
-    AccountState, BadReply, FeeStats, FriendbotError, LedgerHead, Rail, RailConfig, RailError, SubmitError, TxRecord,
+    AccountState, BadReply, FeeStats, FriendbotError, LedgerHead, Newest, Oldest, Rail, RailError, Sighting,
+    SubmitError, TxPayments, TxRecord,
 };
+use super::{friendbot, json};
 use crate::key::account_text;
 use crate::network::Network;
-use crate::tx::{SignedTx, TxHash};
+use crate::tx::{Memo, SignedTx, TxHash};
+
+/// Transactions of a page, and its largest size: each may have 100 operations, and everything that they changed.
+const PAGE: usize = 20;
+const LARGEST_PAGE: usize = 16 * 1024 * 1024;
+/// The longest history of an account that is read, in pages.
+const MOST_PAGES: usize = 10_000;
 
 /// How long to wait for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +57,7 @@ pub struct Horizon {
     friendbot_path: String,
     connector: Arc<dyn Connect>,
     timeouts: Timeouts,
+    newest: Newest,
 }
 
 impl Horizon {
@@ -71,6 +79,7 @@ impl Horizon {
             friendbot_path: "/friendbot".to_owned(),
             connector,
             timeouts,
+            newest: Newest::default(),
         })
     }
 
@@ -89,39 +98,66 @@ impl Horizon {
         Ok(self)
     }
 
-    /// One rail for each server of a configuration, in its order.
-    ///
-    /// # Errors
-    /// When there is none, or one is no URL.
-    pub fn all(
-        config: &RailConfig,
-        connector: &Arc<dyn Connect>,
-        timeouts: Timeouts,
-    ) -> Result<Vec<Arc<dyn Rail>>, BadUrl> {
-        if config.urls.is_empty() {
-            return Err(BadUrl { url: String::new() });
-        }
-        config
-            .urls
-            .iter()
-            .map(|url| {
-                let horizon = Horizon::new(url, config.network(), Arc::clone(connector), timeouts)?;
-                let horizon = match &config.friendbot {
-                    Some(friendbot) => horizon.with_friendbot(friendbot)?,
-                    None => horizon,
-                };
-                Ok(Arc::new(horizon) as Arc<dyn Rail>)
-            })
-            .collect()
+    /// Asked at most so often in a minute; `None`: without a limit.
+    pub fn paced(mut self, requests_per_minute: Option<u32>) -> Horizon {
+        self.http = self.http.paced(requests_per_minute);
+        self
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, RailError> {
+        Ok(self.get_as_of(path).await?.0)
+    }
+
+    /// What is there, and the ledger that the answer is from, where the server says so.
+    async fn get_as_of<T: DeserializeOwned>(&self, path: &str) -> Result<(Option<T>, Option<u32>), RailError> {
         let answer = self.http.get(path, self.timeouts.ask).await?;
-        match answer.status {
-            StatusCode::OK => Ok(Some(parse(&answer)?)),
-            StatusCode::NOT_FOUND => Ok(None),
-            _ => Err(refusal(&answer)),
+        let found = match answer.status {
+            StatusCode::OK => Some(parse(&answer)?),
+            StatusCode::NOT_FOUND => None,
+            _ => return Err(refusal(&answer)),
+        };
+        if let Some(ledger) = answer.latest_ledger {
+            self.newest.see(ledger)?;
         }
+        Ok((found, answer.latest_ledger))
+    }
+
+    async fn account_as_of(&self, account: AccountId) -> Result<(Option<AccountState>, Option<u32>), RailError> {
+        let path = format!("/accounts/{}", account_text(&account));
+        let (found, ledger) = self.get_as_of::<json::Account>(&path).await?;
+        let Some(found) = found else {
+            return Ok((None, ledger));
+        };
+        let state = found.read().map_err(RailError::BadReply)?;
+        if state.id != account {
+            return Err(RailError::BadReply(BadReply::Field("account_id")));
+        }
+        Ok((Some(state), ledger))
+    }
+
+    async fn transaction_as_of(&self, hash: TxHash) -> Result<(Option<TxRecord>, Option<u32>), RailError> {
+        let (found, ledger) = self
+            .get_as_of::<json::Transaction>(&format!("/transactions/{hash}"))
+            .await?;
+        let Some(found) = found else {
+            return Ok((None, ledger));
+        };
+        if !found.answers(hash) {
+            return Err(RailError::BadReply(BadReply::Field("hash")));
+        }
+        Ok((Some(found.read().map_err(RailError::BadReply)?), ledger))
+    }
+
+    /// How far back the server's history goes.
+    async fn oldest(&self) -> Result<Oldest, RailError> {
+        let root: json::Root = self.must("/").await?;
+        let ledger = root
+            .history_elder_ledger
+            .ok_or(RailError::BadReply(BadReply::Field("history_elder_ledger")))?;
+        Ok(Oldest {
+            ledger,
+            close_time: None,
+        })
     }
 
     async fn must<T: DeserializeOwned>(&self, path: &str) -> Result<T, RailError> {
@@ -132,11 +168,11 @@ impl Horizon {
     }
 }
 
-fn parse<T: DeserializeOwned>(answer: &Answer) -> Result<T, RailError> {
+pub(super) fn parse<T: DeserializeOwned>(answer: &Answer) -> Result<T, RailError> {
     serde_json::from_slice(&answer.body).map_err(|_| RailError::BadReply(BadReply::NotJson))
 }
 
-fn refusal(answer: &Answer) -> RailError {
+pub(super) fn refusal(answer: &Answer) -> RailError {
     match answer.status {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => RailError::Busy {
             retry_after: answer.retry_after,
@@ -168,31 +204,102 @@ impl Rail for Horizon {
             .records
             .first()
             .ok_or(RailError::BadReply(BadReply::Field("records")))?;
-        newest.read().map_err(RailError::BadReply)
+        let head = newest.read().map_err(RailError::BadReply)?;
+        self.newest.see(head.sequence)?;
+        Ok(head)
     }
 
     async fn account(&self, account: AccountId) -> Result<Option<AccountState>, RailError> {
-        let path = format!("/accounts/{}", account_text(&account));
-        let Some(found) = self.get::<json::Account>(&path).await? else {
-            return Ok(None);
-        };
-        let state = found.read().map_err(RailError::BadReply)?;
-        if state.id != account {
-            return Err(RailError::BadReply(BadReply::Field("account_id")));
-        }
-        Ok(Some(state))
+        Ok(self.account_as_of(account).await?.0)
     }
 
     async fn transaction(&self, hash: TxHash) -> Result<Option<TxRecord>, RailError> {
+        Ok(self.transaction_as_of(hash).await?.0)
+    }
+
+    async fn payments(&self, hash: TxHash) -> Result<Option<TxPayments>, RailError> {
         let found: Option<json::Transaction> = self.get(&format!("/transactions/{hash}")).await?;
         found
-            .map(|transaction| transaction.read().map_err(RailError::BadReply))
+            .map(|found| found.payments(self.network.id(), Some(hash)))
             .transpose()
+    }
+
+    async fn payments_with_memo(&self, account: AccountId, memo: [u8; 32]) -> Result<Vec<TxPayments>, RailError> {
+        let account = account_text(&account);
+        let mut found = Vec::new();
+        let mut last: Option<u64> = None;
+        for _ in 0..MOST_PAGES {
+            let from = last.map_or_else(String::new, |last| format!("&cursor={last}"));
+            let path = format!("/accounts/{account}/transactions?order=asc&limit={PAGE}{from}");
+            let answer = self
+                .http
+                .ask(Method::GET, &path, None, self.timeouts.ask, LARGEST_PAGE)
+                .await?;
+            let page: json::Page<json::Transaction> = match answer.status {
+                StatusCode::OK => parse(&answer)?,
+                // Of an account that never was there is no list.
+                StatusCode::NOT_FOUND if last.is_none() => return Ok(found),
+                _ => return Err(refusal(&answer)),
+            };
+            if let Some(ledger) = answer.latest_ledger {
+                self.newest.see(ledger)?;
+            }
+            let records = page.embedded.records;
+            if records.is_empty() {
+                return Ok(found);
+            }
+            for record in records {
+                let place = record.place().map_err(RailError::BadReply)?;
+                // Oldest first, each once: a server cannot keep us here.
+                if last.is_some_and(|last| place <= last) {
+                    return Err(RailError::BadReply(BadReply::Field("paging_token")));
+                }
+                last = Some(place);
+                let paid = record.payments(self.network.id(), None)?;
+                if paid.record.successful && paid.memo == Memo::Hash(memo) {
+                    found.push(paid);
+                }
+            }
+        }
+        Err(RailError::BadReply(BadReply::TooLong))
+    }
+
+    async fn look(&self, hash: TxHash, inner: Option<TxHash>, source: AccountId) -> Result<Sighting, RailError> {
+        let head = self.latest_ledger().await?;
+        let (source, account_ledger) = self.account_as_of(source).await?;
+        // What is not there must be absent as of what the account and the head are from, or it says nothing: several
+        // machines may be behind one name.
+        let needed = head.sequence.max(account_ledger.unwrap_or(0));
+        for hash in [Some(hash), inner].into_iter().flatten() {
+            let (record, ledger) = self.transaction_as_of(hash).await?;
+            if record.is_some() {
+                return Ok(Sighting {
+                    head,
+                    source,
+                    record,
+                    oldest: None,
+                });
+            }
+            match ledger.map(|ledger| needed.saturating_sub(ledger)) {
+                Some(behind) if behind > 0 => return Err(RailError::Stale { behind }),
+                _ => {}
+            }
+        }
+        Ok(Sighting {
+            head,
+            source,
+            record: None,
+            oldest: Some(self.oldest().await?),
+        })
     }
 
     async fn submit(&self, tx: &SignedTx) -> Result<TxRecord, SubmitError> {
         let form = format!("tx={}", form_encoded(&BASE64.encode(tx.to_bytes()?)));
-        let answer = match self.http.post_form("/transactions", form, self.timeouts.submit).await {
+        let form = Body {
+            content_type: "application/x-www-form-urlencoded",
+            bytes: form.into(),
+        };
+        let answer = match self.http.post_once("/transactions", form, self.timeouts.submit).await {
             Ok(answer) => answer,
             Err(HttpError {
                 error,
@@ -225,34 +332,8 @@ impl Rail for Horizon {
     }
 
     async fn friendbot(&self, account: AccountId) -> Result<(), FriendbotError> {
-        let query = format!("?addr={}", account_text(&account));
-        let path = format!("{}{query}", self.friendbot_path);
         let bot = self.friendbot.as_ref().unwrap_or(&self.http);
-        let mut answer = bot.get(&path, self.timeouts.submit).await?;
-        if answer.status.is_redirection() {
-            // Public test networks answer with the address of their friendbot, with or without the query.
-            let location = answer.location.take().ok_or(FriendbotError::None)?;
-            let bare = location.split('?').next().unwrap_or_default();
-            let base = Base::parse(bare).ok_or(FriendbotError::None)?;
-            let elsewhere = HttpClient::new(base, Arc::clone(&self.connector), self.timeouts.connect);
-            answer = elsewhere.get(&query, self.timeouts.submit).await?;
-        }
-        match answer.status {
-            StatusCode::OK => Ok(()),
-            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Err(FriendbotError::None),
-            StatusCode::BAD_REQUEST => {
-                let problem: json::Problem = parse(&answer)?;
-                if problem
-                    .detail
-                    .is_some_and(|d| d.contains("already funded") || d.contains("AlreadyExist"))
-                {
-                    Err(FriendbotError::AlreadyFunded)
-                } else {
-                    Err(FriendbotError::Rail(refusal(&answer)))
-                }
-            }
-            _ => Err(FriendbotError::Rail(refusal(&answer))),
-        }
+        friendbot::ask(bot, &self.friendbot_path, account, &self.connector, self.timeouts).await
     }
 }
 
@@ -263,7 +344,7 @@ fn form_encoded(base64: &str) -> String {
 
 /// Not the URL of a server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{url}\" is not the URL of a Horizon server, such as https://horizon.stellar.org")]
+#[error("\"{url}\" is not the URL of a ledger's server, such as https://horizon.stellar.org")]
 pub struct BadUrl {
     /// What was given.
     pub url: String,

@@ -10,17 +10,22 @@ use hyper::header;
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
 use super::connect::{ByteStream, Connect};
+use super::pace::Pace;
 use super::{BadReply, RailError, Unreachable};
 
-/// What an answer's body may be at most: an account with a thousand trust lines is about half of this.
-const LARGEST_BODY: usize = 1024 * 1024;
+/// What an answer's body may be at most, unless more is asked for: an account with a thousand trust lines is about half
+/// of this.
+pub(crate) const LARGEST_BODY: usize = 1024 * 1024;
 /// What an answer's head may be at most.
 const LARGEST_HEAD: usize = 32 * 1024;
+/// A question is asked again by itself when the server wants to be left alone for so many seconds at most.
+const SOON: u32 = 3;
 /// Idle connections kept per server.
 const IDLE_CONNECTIONS: usize = 4;
 
@@ -90,6 +95,15 @@ pub(crate) struct Answer {
     pub(crate) body: Bytes,
     pub(crate) retry_after: Option<u32>,
     pub(crate) location: Option<String>,
+    /// The ledger that the answer is from (`Latest-Ledger`), where the server says so.
+    pub(crate) latest_ledger: Option<u32>,
+}
+
+/// What a request carries.
+#[derive(Debug, Clone)]
+pub(crate) struct Body {
+    pub(crate) content_type: &'static str,
+    pub(crate) bytes: Bytes,
 }
 
 /// How a request failed; whether it may have reached the server decides what a submission is afterwards.
@@ -106,6 +120,7 @@ pub(crate) struct HttpClient {
     tls: Option<TlsConnector>,
     idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
     connect_timeout: Duration,
+    pace: Pace,
 }
 
 impl HttpClient {
@@ -127,36 +142,85 @@ impl HttpClient {
             tls,
             idle: Mutex::new(Vec::new()),
             connect_timeout,
+            pace: Pace::new(None),
         }
     }
 
-    /// The path's answer. A request on an idle connection that turns out closed is made again on a new one.
-    pub(crate) async fn get(&self, path: &str, timeout: Duration) -> Result<Answer, RailError> {
-        let attempt = async {
-            while let Some(mut connection) = self.take_idle().await {
-                let request = self.request(Method::GET, path, None)?;
-                match exchange(&mut connection, request).await {
-                    Ok(answer) => {
-                        self.keep(connection).await;
-                        return Ok(answer);
-                    }
-                    // A server may close an idle connection at any time: that says nothing about the request.
-                    Err(RailError::Unreachable(_)) => {}
-                    Err(other) => return Err(other),
-                }
-            }
-            let mut connection = self.open().await?;
-            let answer = exchange(&mut connection, self.request(Method::GET, path, None)?).await?;
-            self.keep(connection).await;
-            Ok(answer)
-        };
-        tokio::time::timeout(timeout, attempt)
-            .await
-            .unwrap_or(Err(RailError::Unreachable(Unreachable::TimedOut)))
+    /// Asked at most so often in a minute.
+    pub(crate) fn paced(mut self, requests_per_minute: Option<u32>) -> HttpClient {
+        self.pace = Pace::new(requests_per_minute);
+        self
     }
 
-    /// Posts a form, always on a new connection, so that an error before it is sent can be told from one after.
-    pub(crate) async fn post_form(&self, path: &str, form: String, timeout: Duration) -> Result<Answer, HttpError> {
+    /// The path's answer.
+    pub(crate) async fn get(&self, path: &str, timeout: Duration) -> Result<Answer, RailError> {
+        self.ask(Method::GET, path, None, timeout, LARGEST_BODY).await
+    }
+
+    /// The answer to a question, which may be asked twice: when an idle connection turns out closed, and when the server
+    /// asks to come again soon.
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Body>,
+        timeout: Duration,
+        largest: usize,
+    ) -> Result<Answer, RailError> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            self.pace.pass(deadline).await?;
+            let attempt = self.attempt(method.clone(), path, body.clone(), largest);
+            let answer = tokio::time::timeout_at(deadline, attempt)
+                .await
+                .unwrap_or(Err(RailError::Unreachable(Unreachable::TimedOut)))?;
+            match self.heed(&answer) {
+                // Turns are given only for what is soon enough: this ends.
+                Some(seconds) if seconds <= SOON => {}
+                _ => return Ok(answer),
+            }
+        }
+    }
+
+    /// Leaves the server alone if its answer asks for that; for how many seconds.
+    fn heed(&self, answer: &Answer) -> Option<u32> {
+        let busy = matches!(
+            answer.status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+        );
+        let seconds = answer.retry_after.filter(|seconds| busy && *seconds > 0)?;
+        self.pace.silence(seconds);
+        Some(seconds)
+    }
+
+    async fn attempt(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Body>,
+        largest: usize,
+    ) -> Result<Answer, RailError> {
+        while let Some(mut connection) = self.take_idle().await {
+            let request = self.request(method.clone(), path, body.clone())?;
+            match exchange(&mut connection, request, largest).await {
+                Ok(answer) => {
+                    self.keep(connection).await;
+                    return Ok(answer);
+                }
+                // A server may close an idle connection at any time: that says nothing about the request.
+                Err(RailError::Unreachable(_)) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        let mut connection = self.open().await?;
+        let answer = exchange(&mut connection, self.request(method, path, body)?, largest).await?;
+        self.keep(connection).await;
+        Ok(answer)
+    }
+
+    /// Posts what must not be posted twice unknowingly, always on a new connection, so that an error before it is sent can
+    /// be told from one after.
+    pub(crate) async fn post_once(&self, path: &str, body: Body, timeout: Duration) -> Result<Answer, HttpError> {
         let before = |error| HttpError {
             error,
             may_have_arrived: false,
@@ -165,27 +229,34 @@ impl HttpClient {
             error,
             may_have_arrived: true,
         };
+        self.pace.pass(Instant::now() + timeout).await.map_err(before)?;
         let mut connection = self.open().await.map_err(before)?;
-        let request = self.request(Method::POST, path, Some(form)).map_err(before)?;
-        let answer = tokio::time::timeout(timeout, exchange(&mut connection, request))
+        let request = self.request(Method::POST, path, Some(body)).map_err(before)?;
+        let answer = tokio::time::timeout(timeout, exchange(&mut connection, request, LARGEST_BODY))
             .await
             .unwrap_or(Err(RailError::Unreachable(Unreachable::TimedOut)))
             .map_err(after)?;
+        self.heed(&answer);
         self.keep(connection).await;
         Ok(answer)
     }
 
-    fn request(&self, method: Method, path: &str, form: Option<String>) -> Result<Request<Full<Bytes>>, RailError> {
+    fn request(&self, method: Method, path: &str, body: Option<Body>) -> Result<Request<Full<Bytes>>, RailError> {
+        let path = if path.is_empty() && self.base.prefix.is_empty() {
+            "/"
+        } else {
+            path
+        };
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{}{path}", self.base.prefix))
             .header(header::HOST, self.base.authority())
             .header(header::ACCEPT, "application/json");
-        if form.is_some() {
-            request = request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        if let Some(body) = &body {
+            request = request.header(header::CONTENT_TYPE, body.content_type);
         }
         request
-            .body(Full::new(Bytes::from(form.unwrap_or_default())))
+            .body(Full::new(body.map_or_else(Bytes::new, |body| body.bytes)))
             .map_err(|_| RailError::BadReply(BadReply::NotHttp))
     }
 
@@ -253,9 +324,10 @@ impl HttpClient {
 async fn exchange(
     connection: &mut SendRequest<Full<Bytes>>,
     request: Request<Full<Bytes>>,
+    largest: usize,
 ) -> Result<Answer, RailError> {
     let broken = |e: hyper::Error| {
-        if e.is_parse() || e.is_parse_too_large() {
+        if e.is_parse() {
             RailError::BadReply(BadReply::NotHttp)
         } else {
             RailError::Unreachable(Unreachable::Broken)
@@ -269,12 +341,11 @@ async fn exchange(
         .get(header::LOCATION)
         .and_then(|value| value.to_str().ok())
         .map(str::to_owned);
-    let retry_after = head
-        .headers
-        .get(header::RETRY_AFTER)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|seconds| seconds.trim().parse().ok());
-    let body = Limited::new(body, LARGEST_BODY).collect().await.map_err(|e| {
+    let number =
+        |name: header::HeaderName| -> Option<u32> { head.headers.get(name)?.to_str().ok()?.trim().parse().ok() };
+    let retry_after = number(header::RETRY_AFTER);
+    let latest_ledger = number(header::HeaderName::from_static("latest-ledger"));
+    let body = Limited::new(body, largest).collect().await.map_err(|e| {
         if e.is::<LengthLimitError>() {
             RailError::BadReply(BadReply::TooLong)
         } else {
@@ -286,5 +357,6 @@ async fn exchange(
         body: body.to_bytes(),
         retry_after,
         location,
+        latest_ledger,
     })
 }

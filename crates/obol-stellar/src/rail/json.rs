@@ -1,17 +1,21 @@
 //! Horizon's JSON, as far as a rail reads it. Unknown fields are left alone; wrong ones are errors.
 
-use obol_cell::Stroops;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use obol_cell::{NetworkId, Stroops};
 use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::payments::Read;
 use super::{
-    AccountState, BadReply, Code, FeeStats, Holding, IssuerFlags, LedgerHead, ResultCodes, SignerEntry, TrustLine,
-    TxRecord,
+    AccountState, BadReply, Code, FeeStats, Holding, IssuerFlags, LedgerHead, RailError, ResultCodes, SignerEntry,
+    TrustLine, TxPayments, TxRecord,
 };
 use crate::amount::parse_amount;
 use crate::asset::asset;
 use crate::key::parse_account;
+use crate::tx::TxHash;
 
 type Parsed<T> = Result<T, BadReply>;
 
@@ -26,6 +30,9 @@ fn amount(text: &str, field: &'static str) -> Parsed<Stroops> {
 #[derive(Deserialize)]
 pub(super) struct Root {
     pub(super) network_passphrase: String,
+    /// The oldest ledger whose transactions it knows.
+    #[serde(default)]
+    pub(super) history_elder_ledger: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -72,6 +79,8 @@ pub(super) struct Account {
     flags: Flags,
     balances: Vec<Balance>,
     signers: Vec<Signer>,
+    #[serde(default)]
+    home_domain: Option<String>,
     #[serde(default)]
     data: std::collections::HashMap<String, String>,
 }
@@ -197,6 +206,7 @@ impl Account {
                 clawback_enabled: self.flags.auth_clawback_enabled,
             },
             lines,
+            home_domain: self.home_domain.clone().filter(|domain| !domain.is_empty()),
             // SEP-29: base64 of "1".
             memo_required: self.data.get("config.memo_required").is_some_and(|v| v == "MQ=="),
         })
@@ -211,9 +221,42 @@ pub(super) struct Transaction {
     fee_charged: String,
     #[serde(default)]
     result_xdr: Option<String>,
+    #[serde(default)]
+    inner_transaction: Option<Inner>,
+    #[serde(default)]
+    envelope_xdr: Option<String>,
+    #[serde(default)]
+    paging_token: Option<String>,
+}
+
+/// What a fee bump wraps.
+#[derive(Deserialize)]
+struct Inner {
+    hash: String,
 }
 
 impl Transaction {
+    /// Whether this is the transaction of `hash`, or wraps it.
+    pub(super) fn answers(&self, hash: TxHash) -> bool {
+        let is = |text: &str| text.parse() == Ok(hash);
+        is(&self.hash) || self.inner_transaction.as_ref().is_some_and(|inner| is(&inner.hash))
+    }
+
+    /// Its place among all transactions: later ones have higher ones.
+    pub(super) fn place(&self) -> Parsed<u64> {
+        number(self.paging_token.as_deref().unwrap_or_default(), "paging_token")
+    }
+
+    /// With what its envelope pays; the envelope has to be that of `asked`, or of what the server calls it.
+    pub(super) fn payments(&self, network: NetworkId, asked: Option<TxHash>) -> Result<TxPayments, RailError> {
+        const FIELD: &str = "envelope_xdr";
+        let record = self.read().map_err(RailError::BadReply)?;
+        let envelope = self.envelope_xdr.as_deref().and_then(|text| BASE64.decode(text).ok());
+        let read = envelope.and_then(|bytes| Read::envelope(network, &bytes));
+        let read = read.ok_or(RailError::BadReply(BadReply::Field(FIELD)))?;
+        read.of(asked.unwrap_or(record.hash), FIELD, record)
+    }
+
     pub(super) fn read(&self) -> Parsed<TxRecord> {
         let fee: i64 = number(&self.fee_charged, "fee_charged")?;
         Ok(TxRecord {
@@ -232,8 +275,6 @@ impl Transaction {
 /// A problem document (RFC 7807), as Horizon fills it.
 #[derive(Deserialize)]
 pub(super) struct Problem {
-    #[serde(default)]
-    pub(super) detail: Option<String>,
     #[serde(default)]
     pub(super) extras: Option<Extras>,
 }

@@ -2,17 +2,31 @@
 
 mod codes;
 pub mod connect;
+mod entries;
+mod friendbot;
 pub mod horizon;
-mod http;
+pub(crate) mod http;
 mod json;
 pub mod many;
+mod pace;
+mod payments;
+pub mod rpc;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use obol_cell::{AccountId, Asset, Stroops};
 use serde::{Deserialize, Serialize};
 
 use crate::network::Network;
+use crate::settings::AssetName;
 use crate::tx::{SignedTx, TxHash};
+use connect::Connect;
+use horizon::{BadUrl, Horizon, Timeouts};
+use rpc::Rpc;
+
+pub use payments::{LedgerPayment, TxPayments};
 
 /// A ledger, as a node sees it. All answers are from closed ledgers.
 #[async_trait]
@@ -30,6 +44,22 @@ pub trait Rail: Send + Sync {
     /// what it wraps.
     async fn transaction(&self, hash: TxHash) -> Result<Option<TxRecord>, RailError>;
 
+    /// [`Rail::transaction`], with what it pays, read from its envelope, which has to hash to `hash` (or to wrap what does).
+    async fn payments(&self, hash: TxHash) -> Result<Option<TxPayments>, RailError> {
+        let _ = hash;
+        Err(RailError::Unsupported)
+    }
+
+    /// All successful transactions that an account took part in and that have this hash memo, oldest first. Whose payments they
+    /// are, they say themselves: anybody may use a memo.
+    ///
+    /// # Errors
+    /// Stellar RPC cannot tell ([`RailError::Unsupported`]).
+    async fn payments_with_memo(&self, account: AccountId, memo: [u8; 32]) -> Result<Vec<TxPayments>, RailError> {
+        let _ = (account, memo);
+        Err(RailError::Unsupported)
+    }
+
     /// Everything that decides what became of a transaction, read from *one* server in the order that makes its absence
     /// conclusive: first how far the ledger and the source are, then whether it is there.
     async fn look(&self, hash: TxHash, inner: Option<TxHash>, source: AccountId) -> Result<Sighting, RailError> {
@@ -39,7 +69,24 @@ pub trait Rail: Send + Sync {
         if let (None, Some(inner)) = (&record, inner) {
             record = self.transaction(inner).await?;
         }
-        Ok(Sighting { head, source, record })
+        Ok(Sighting {
+            head,
+            source,
+            record,
+            oldest: None,
+        })
+    }
+
+    /// [`Rail::look`] by up to `servers` independent servers, one sighting each: as many as answer, at least one.
+    async fn looks(
+        &self,
+        hash: TxHash,
+        inner: Option<TxHash>,
+        source: AccountId,
+        servers: usize,
+    ) -> Result<Vec<Sighting>, RailError> {
+        let _ = servers;
+        Ok(vec![self.look(hash, inner, source).await?])
     }
 
     /// Hands a transaction to the ledger and waits a while for it. Record it first ([`crate::outbox`]): after
@@ -60,6 +107,8 @@ pub enum RailKind {
     /// Horizon's HTTP interface: the public servers', and the embedded ledger's.
     #[default]
     Horizon,
+    /// Stellar RPC's JSON-RPC interface.
+    Rpc,
 }
 
 /// A network and the servers to reach it by; part of the relay's and the client's configuration.
@@ -76,9 +125,49 @@ pub struct RailConfig {
     /// Where a test network gives lumens away, if not at the servers' own `/friendbot`.
     #[serde(default)]
     pub friendbot: Option<String>,
+    /// The assets whose trust lines are looked up: Stellar RPC cannot tell which lines an account has. Horizon shows all.
+    #[serde(default)]
+    pub assets: Vec<AssetName>,
+    /// Each server is asked at most so often in any minute; absent: as often as need be. What a server itself asks for
+    /// (`Retry-After`) is heeded in any case.
+    #[serde(default)]
+    pub requests_per_minute: Option<u32>,
 }
 
 impl RailConfig {
+    /// One rail for each server, in their order.
+    ///
+    /// # Errors
+    /// When there is none, or one is no URL.
+    pub fn servers(&self, connector: &Arc<dyn Connect>, timeouts: Timeouts) -> Result<Vec<Arc<dyn Rail>>, BadUrl> {
+        if self.urls.is_empty() {
+            return Err(BadUrl { url: String::new() });
+        }
+        let open = |url: &String| -> Result<Arc<dyn Rail>, BadUrl> {
+            Ok(match self.kind {
+                RailKind::Horizon => {
+                    let horizon = Horizon::new(url, self.network(), Arc::clone(connector), timeouts)?
+                        .paced(self.requests_per_minute);
+                    match &self.friendbot {
+                        Some(friendbot) => Arc::new(horizon.with_friendbot(friendbot)?),
+                        None => Arc::new(horizon),
+                    }
+                }
+                RailKind::Rpc => {
+                    let assets = self.assets.iter().map(AssetName::asset).collect();
+                    let rpc = Rpc::new(url, self.network(), Arc::clone(connector), timeouts)?
+                        .with_assets(assets)
+                        .paced(self.requests_per_minute);
+                    match &self.friendbot {
+                        Some(friendbot) => Arc::new(rpc.with_friendbot(friendbot)?),
+                        None => Arc::new(rpc),
+                    }
+                }
+            })
+        };
+        self.urls.iter().map(open).collect()
+    }
+
     /// The network.
     pub fn network(&self) -> Network {
         Network::new(self.network_passphrase.clone())
@@ -107,6 +196,39 @@ pub struct Sighting {
     pub source: Option<AccountState>,
     /// The transaction, if a ledger up to a later one has it.
     pub record: Option<TxRecord>,
+    /// How far back the server's memory of transactions goes: before that it is no witness of absence. `None`: to the
+    /// beginning, or the transaction is there.
+    pub oldest: Option<Oldest>,
+}
+
+/// The oldest ledger whose transactions a server knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Oldest {
+    /// Its number.
+    pub ledger: u32,
+    /// When it closed, unix seconds, where the server says so.
+    pub close_time: Option<u64>,
+}
+
+/// How many ledgers a server's answers may be behind one that it gave before: several machines may be behind one name.
+const LAG: u32 = 2;
+
+/// The newest ledger that a server ever answered from, by which a stale answer is known.
+#[derive(Debug, Default)]
+pub(crate) struct Newest(AtomicU32);
+
+impl Newest {
+    /// Takes note of an answer's ledger.
+    ///
+    /// # Errors
+    /// [`RailError::Stale`] when the server has answered from a much newer one.
+    pub(crate) fn see(&self, ledger: u32) -> Result<(), RailError> {
+        let newest = self.0.fetch_max(ledger, Ordering::Relaxed);
+        match newest.saturating_sub(ledger) {
+            behind if behind > LAG => Err(RailError::Stale { behind }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// An account, as of a closed ledger.
@@ -132,6 +254,8 @@ pub struct AccountState {
     pub flags: IssuerFlags,
     /// Its trust lines; lines to liquidity pools are left out (they count as entries).
     pub lines: Vec<TrustLine>,
+    /// The domain whose stellar.toml speaks for it (SEP-1), as the account claims; the text is anybody's.
+    pub home_domain: Option<String>,
     /// Whether payments to it need a memo (SEP-29).
     pub memo_required: bool,
 }
@@ -321,6 +445,21 @@ pub enum RailError {
     /// Its answer is not what it should be.
     #[error("the ledger's server gave a bad answer: {0}")]
     BadReply(BadReply),
+    /// It answered a call with this JSON-RPC error.
+    #[error("the ledger's server answered with JSON-RPC error {code}")]
+    Rpc {
+        /// Its code.
+        code: i64,
+    },
+    /// It answers from an older ledger than it did before, or than another part of the same question.
+    #[error("the ledger's server answers from a ledger that is {behind} behind")]
+    Stale {
+        /// How many ledgers.
+        behind: u32,
+    },
+    /// A server of this kind cannot tell.
+    #[error("a ledger's server of this kind cannot answer that")]
+    Unsupported,
     /// It serves another network.
     #[error("the ledger's server serves another network (\"{served}\") than the one configured")]
     OtherNetwork {

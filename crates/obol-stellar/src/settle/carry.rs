@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::{Settler, Turn};
 use crate::key::Keypair;
 use crate::outbox::{Bound, OutboxError, Outcome, Purpose, Submission};
-use crate::rail::{LedgerHead, RailError, ResultCodes, Sighting, SubmitError, TxRecord};
+use crate::rail::{LedgerHead, Oldest, RailError, ResultCodes, Sighting, SubmitError, TxRecord, Unreachable};
 use crate::tx::{SignedTx, TxError, TxHash};
 
 /// How often one call makes a new transaction after the one before died or offered too little.
@@ -14,6 +14,10 @@ const ATTEMPTS: u32 = 6;
 /// Servers behind one name may be at different ledgers: a bound has passed when these are behind it too.
 const LEDGERS_OF_GRACE: u32 = 2;
 const SECONDS_OF_GRACE: u64 = 15;
+/// No transaction of ours is valid for longer than this many seconds, or this many ledgers: when it ends tells when it
+/// can have begun.
+const LONGEST_VALIDITY: u64 = 3600;
+const LEDGERS_OF_VALIDITY: u32 = 720;
 /// What replaces a transaction that waits for its ledger has to offer so many times as much.
 const REPLACE_FACTOR: i64 = 10;
 
@@ -124,11 +128,17 @@ impl Settler {
                     Fate::Failed(_) | Fate::Alive { .. } => return Err(CarryError::Pending { hash: rival.hash }),
                 }
             }
+            // One that is not pending any more was resolved by somebody else ([`Settler::resume`]), perhaps as applied.
+            if let Some(record) = self.applied_before(purpose).await? {
+                return Ok(record);
+            }
             let draft = build(&Ground {
                 head,
                 sequence,
                 fee_per_operation: self.bid(&head).await.saturating_mul(raise),
-                until_time: head.close_time.saturating_add(self.policy.valid_for),
+                until_time: head
+                    .close_time
+                    .saturating_add(self.policy.valid_for.min(LONGEST_VALIDITY)),
             })?;
             let submission = self.record(purpose, &draft).await?;
             match self.deliver(&draft.tx, &submission).await? {
@@ -217,6 +227,14 @@ impl Settler {
         Stroops::new(fee.min(self.policy.highest_fee)).unwrap_or(Stroops::ZERO)
     }
 
+    /// The whole fee of so many operations: the bid, up to the highest fee; never less than the ledger asks.
+    pub(super) fn fee_for(&self, ground: &Ground, operations: usize) -> Result<u32, CarryError> {
+        let count = i64::try_from(operations).map_err(|_| TxError::TooLong)?;
+        let least = i64::from(ground.head.base_fee).saturating_mul(count);
+        let bid = i64::from(ground.fee_per_operation).saturating_mul(count);
+        Ok(u32::try_from(bid.min(self.policy.highest_fee.max(least))).unwrap_or(u32::MAX))
+    }
+
     fn raised(&self, fee: Stroops) -> Option<Stroops> {
         let more = fee.get().checked_mul(REPLACE_FACTOR)?;
         (more <= self.policy.highest_fee).then_some(Stroops::new(more).ok()?)
@@ -232,19 +250,18 @@ impl Settler {
         recent.max(head.base_fee)
     }
 
+    /// The record of a wallet's transaction that got through before: for an escrow the ledger itself shows what was done,
+    /// for a payment only the outbox does.
+    pub(super) async fn applied_before(&self, purpose: Purpose) -> Result<Option<TxRecord>, CarryError> {
+        let Purpose::Wallet(_) = purpose else { return Ok(None) };
+        let applied = self.outbox.applied(purpose).await?;
+        Ok(applied.and_then(|(submission, outcome)| TxRecord::of(submission.hash, &outcome)))
+    }
+
     /// What an earlier call for this purpose achieved. Those that are still alive are submitted once more first.
     pub(super) async fn earlier(&self, purpose: Purpose) -> Result<Option<TxRecord>, CarryError> {
-        if let Purpose::Wallet(_) = purpose {
-            // For an escrow the ledger itself shows what was done; for a payment only the outbox does.
-            if let Some((submission, Outcome::Applied { ledger, fee_charged })) = self.outbox.applied(purpose).await? {
-                return Ok(Some(TxRecord {
-                    hash: submission.hash,
-                    ledger,
-                    successful: true,
-                    fee_charged,
-                    codes: ResultCodes::default(),
-                }));
-            }
+        if let Some(record) = self.applied_before(purpose).await? {
+            return Ok(Some(record));
         }
         let mut failed = None;
         for submission in self.pending_for(purpose).await? {
@@ -378,15 +395,21 @@ impl Settler {
 
     /// Looks what became of a submission, and records it if that is final.
     pub(super) async fn fate(&self, submission: &Submission) -> Result<Fate, CarryError> {
-        let sighting = self
+        let witnesses = self.witnesses(submission);
+        let sightings = self
             .rail
-            .look(submission.hash, submission.inner_hash, submission.source)
+            .looks(submission.hash, submission.inner_hash, submission.source, witnesses)
             .await?;
-        let fate = judge(submission, sighting);
+        let fate = agreed(submission, sightings, witnesses)?;
         let outcome = match &fate {
             Fate::Alive { .. } => return Ok(fate),
-            // What it wraps got through in another wrapping, perhaps a stranger's: this one never will.
-            Fate::Applied(record) | Fate::Failed(record) if record.hash != submission.hash => Outcome::Dead,
+            // What it wraps got through in another wrapping, perhaps a stranger's: this one never will. What wraps nothing itself
+            // may be wrapped by a stranger, too, and has got through then.
+            Fate::Applied(record) | Fate::Failed(record)
+                if record.hash != submission.hash && submission.inner_hash.is_some() =>
+            {
+                Outcome::Dead
+            }
             Fate::Applied(record) => Outcome::Applied {
                 ledger: record.ledger,
                 fee_charged: record.fee_charged,
@@ -400,6 +423,23 @@ impl Settler {
         };
         self.outbox.resolve(submission.hash, &outcome).await?;
         Ok(fate)
+    }
+}
+
+/// How many servers have to agree that a submission is dead.
+const TWO: usize = 2;
+
+impl Settler {
+    fn witnesses(&self, submission: &Submission) -> usize {
+        let pays = || match SignedTx::from_bytes(self.network.id(), &submission.envelope) {
+            Ok(tx) => tx.pays(),
+            // Nobody can tell what is at stake.
+            Err(_) => Stroops::MAX,
+        };
+        match self.policy.two_witnesses_above {
+            Some(limit) if pays() > limit => TWO,
+            _ => 1,
+        }
     }
 }
 
@@ -425,9 +465,36 @@ enum Delivered {
     Alive,
 }
 
+/// What several servers' sightings say about a submission: whoever has it is believed; that it is dead, only when all say
+/// so, and are enough.
+fn agreed(submission: &Submission, sightings: Vec<Sighting>, witnesses: usize) -> Result<Fate, RailError> {
+    let enough = sightings.len() >= witnesses;
+    let mut alive = None;
+    let mut dead = None;
+    for sighting in sightings {
+        let head = sighting.head;
+        match judge(submission, sighting) {
+            found @ (Fate::Applied(_) | Fate::Failed(_)) => return Ok(found),
+            Fate::Dead => dead = Some(head),
+            Fate::Alive { head } => alive = Some(head),
+        }
+    }
+    match (alive, dead) {
+        (Some(head), _) => Ok(Fate::Alive { head }),
+        (None, Some(_)) if enough => Ok(Fate::Dead),
+        (None, Some(head)) => Ok(Fate::Alive { head }),
+        (None, None) => Err(RailError::Unreachable(Unreachable::Broken)),
+    }
+}
+
 /// What a sighting says about a submission.
 fn judge(submission: &Submission, sighting: Sighting) -> Fate {
-    let Sighting { head, source, record } = sighting;
+    let Sighting {
+        head,
+        source,
+        record,
+        oldest,
+    } = sighting;
     if let Some(record) = record {
         return if record.successful {
             Fate::Applied(record)
@@ -443,10 +510,36 @@ fn judge(submission: &Submission, sighting: Sighting) -> Fate {
         || before_ledger != 0 && head.sequence >= before_ledger.saturating_add(LEDGERS_OF_GRACE);
     // An account that is gone comes back, if at all, with a higher sequence number.
     let used = source.is_none_or(|account| account.sequence >= submission.sequence);
-    if too_late || used {
+    if (too_late || used) && oldest.is_none_or(|oldest| remembers(&submission.bound, &head, oldest)) {
         Fate::Dead
     } else {
         Fate::Alive { head }
+    }
+}
+
+/// Whether a server whose memory begins with `oldest` would know a transaction of this bound, had a ledger taken it.
+fn remembers(bound: &Bound, head: &LedgerHead, oldest: Oldest) -> bool {
+    if oldest.ledger <= 2 {
+        // From the first ledger on.
+        return true;
+    }
+    match *bound {
+        Bound { until_time, .. } if until_time != 0 => {
+            let begun = until_time.saturating_sub(LONGEST_VALIDITY);
+            match oldest.close_time {
+                Some(close_time) => close_time <= begun,
+                // Ledgers are at least a second apart.
+                None => {
+                    let seconds = head.close_time.saturating_sub(begun);
+                    u64::from(oldest.ledger).saturating_add(seconds) <= u64::from(head.sequence)
+                }
+            }
+        }
+        Bound { before_ledger, .. } if before_ledger != 0 => {
+            oldest.ledger <= before_ledger.saturating_sub(LEDGERS_OF_VALIDITY).max(2)
+        }
+        // A fee bump of an escrow's transaction: what became of that, the escrow's own account tells.
+        Bound { .. } => true,
     }
 }
 
@@ -495,9 +588,11 @@ mod tests {
                 signers: Vec::new(),
                 flags: IssuerFlags::default(),
                 lines: Vec::new(),
+                home_domain: None,
                 memo_required: false,
             }),
             record: None,
+            oldest: None,
         }
     }
 
@@ -517,6 +612,59 @@ mod tests {
             ..sighting(9, 1000, 0)
         };
         assert!(dead(judge(&submission(0, 0), gone)));
+    }
+
+    #[test]
+    fn a_server_that_forgets_is_no_witness_of_what_was_before() {
+        let dead = |submission: &Submission, oldest, close_time| {
+            let seen = Sighting {
+                oldest: Some(Oldest {
+                    ledger: oldest,
+                    close_time,
+                }),
+                ..sighting(100_000, 600_000, 8)
+            };
+            matches!(judge(submission, seen), Fate::Dead)
+        };
+        let bounded_by_time = submission(500_000, 0);
+        // It can have got into a ledger from 496,400 on.
+        assert!(dead(&bounded_by_time, 50_000, Some(496_400)));
+        assert!(!dead(&bounded_by_time, 50_000, Some(496_401)));
+        // Without a time, by what a ledger takes at least: 103,600 of them are not there.
+        assert!(!dead(&bounded_by_time, 3, None));
+        assert!(dead(&submission(598_000, 0), 94_400, None));
+        assert!(!dead(&submission(598_000, 0), 94_401, None));
+        assert!(
+            dead(&bounded_by_time, 1, None),
+            "from the first ledger on, nothing is missing"
+        );
+        let bounded_by_ledger = submission(0, 90_000);
+        assert!(dead(&bounded_by_ledger, 89_280, None));
+        assert!(!dead(&bounded_by_ledger, 89_281, None));
+    }
+
+    #[test]
+    fn two_witnesses_must_both_see_it_dead_and_one_that_has_it_is_believed() {
+        let it = submission(1000, 0);
+        let (dead, alive) = (sighting(9, 1016, 7), sighting(9, 1000, 7));
+        let fate = |seen: &[&Sighting]| agreed(&it, seen.iter().map(|s| (*s).clone()).collect(), TWO).unwrap();
+        assert!(matches!(fate(&[&dead, &dead]), Fate::Dead));
+        assert!(matches!(fate(&[&dead, &alive]), Fate::Alive { .. }));
+        assert!(matches!(fate(&[&dead]), Fate::Alive { .. }), "one of two is not enough");
+        let record = TxRecord {
+            hash: TxHash([1; 32]),
+            ledger: 9,
+            successful: true,
+            fee_charged: Stroops::ZERO,
+            codes: ResultCodes::default(),
+        };
+        let found = Sighting {
+            record: Some(record),
+            ..sighting(9, 1000, 8)
+        };
+        assert!(matches!(fate(&[&dead, &found]), Fate::Applied(_)));
+        assert!(matches!(fate(&[&found]), Fate::Applied(_)));
+        assert!(agreed(&it, Vec::new(), 1).is_err());
     }
 
     #[test]

@@ -8,27 +8,38 @@
 //! 3. while one is alive, another is only made with *the same sequence number of the same source*, so that the ledger
 //!    itself lets at most one of them through.
 //!
-//! A rejection ends nothing: who saw the transaction can submit it again while it is alive.
+//! A rejection ends nothing: who saw the transaction can submit it again while it is alive. And a server is a witness of
+//! absence only as of a closed ledger of its own, and only as far back as its memory goes.
 
+mod batch;
 mod carry;
+mod funding;
+mod owed;
 mod payee;
 mod payer;
 mod wallet;
 
-pub use carry::CarryError;
+pub use batch::{Batch, LeftOut, MAX_PAYMENTS, Paid, Payment};
+pub use carry::{CarryError, Resumed};
+pub use funding::{MAX_ONE_TIME, Need, TopUp};
+pub use owed::{OwedOutcome, owed_reference};
 pub use payee::{FlushError, FlushOrder, Flushed};
 pub use payer::{EndError, Ended, OpenError, Opened, WindUp, WindUpError};
-pub use wallet::{OneTime, WalletError};
+pub use wallet::{Money, OneTime, Transfer, WalletError};
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use obol_cell::AccountId;
+use obol_cell::{AccountId, Stroops};
 
 use crate::network::Network;
 use crate::outbox::{Outbox, Purpose};
 use crate::rail::Rail;
+
+/// What tells one transaction of a wallet from another: 32 bytes that the caller chose and keeps. The same again asks for
+/// the same transaction.
+pub type Reference = [u8; 32];
 
 /// How transactions are offered to the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,14 +50,17 @@ pub struct Policy {
     pub poll: Duration,
     /// How long to look before giving the question back ([`CarryError::Pending`]).
     pub patience: Duration,
-    /// How long a transaction without another bound stays valid, seconds of the ledger's clock.
+    /// How long a transaction without another bound stays valid, seconds of the ledger's clock; an hour at most.
     pub valid_for: u64,
     /// After how many ledgers without it a fee bump is bumped again.
     pub bump_after: u32,
+    /// That a transaction which pays more than this (in stroops of assets, not lumens) never got into a ledger is believed
+    /// only when two servers say so, since it is then made anew. Needs a rail over several.
+    pub two_witnesses_above: Option<Stroops>,
 }
 
 impl Default for Policy {
-    /// Up to 0.1 XLM; every 2 s, for 2 minutes; valid for 5 minutes; bumped after 3 ledgers.
+    /// Up to 0.1 XLM; every 2 s, for 2 minutes; valid for 5 minutes; bumped after 3 ledgers; one witness.
     fn default() -> Policy {
         Policy {
             highest_fee: 1_000_000,
@@ -54,6 +68,7 @@ impl Default for Policy {
             patience: Duration::from_secs(120),
             valid_for: 300,
             bump_after: 3,
+            two_witnesses_above: None,
         }
     }
 }
@@ -75,6 +90,8 @@ type Turns = Arc<Mutex<HashMap<Turn, Arc<tokio::sync::Mutex<()>>>>>;
 enum Turn {
     Source(AccountId),
     Purpose(Purpose),
+    /// A settlement, from the look at its payees on.
+    Owed(Reference),
 }
 
 impl Settler {

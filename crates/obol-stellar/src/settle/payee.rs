@@ -4,8 +4,8 @@ use obol_cell::{Signature, Stroops};
 
 use super::carry::{CarryError, Fate};
 use super::{Settler, Turn};
-use crate::check::{FlushFault, check_flush};
-use crate::escrow::{ClaimError, Escrow, EscrowSecret};
+use crate::check::{EscrowStatus, FlushFault, check_flush, status};
+use crate::escrow::{ClaimError, Escrow, EscrowSecret, LEDGERS_TO_OPEN, Used};
 use crate::key::Keypair;
 use crate::outbox::Purpose;
 use crate::rail::RailError;
@@ -130,7 +130,9 @@ impl Settler {
 
     /// The escrow has ended, or our transaction failed in a ledger: was it our claim, and did it pay?
     async fn how_it_ended(&self, order: &FlushOrder<'_>, claim: &SignedTx) -> Result<Flushed, FlushError> {
-        if let Some(record) = self.rail.transaction(claim.hash()).await?
+        let escrow = order.escrow;
+        let sighting = self.rail.look(claim.hash(), None, escrow.account()).await?;
+        if let Some(record) = &sighting.record
             && record.successful
         {
             return Ok(Flushed::Settled {
@@ -139,13 +141,22 @@ impl Settler {
                 fee_charged: record.fee_charged,
             });
         }
-        let e = self.rail.account(order.escrow.account()).await?;
-        match crate::check::status(order.escrow, e.as_ref()) {
-            crate::check::EscrowStatus::FlushFailed { k, .. } => Ok(Flushed::FailedInLedger { k }),
-            crate::check::EscrowStatus::Open { .. } => {
-                Err(FlushError::Carry(CarryError::Pending { hash: claim.hash() }))
-            }
-            _ => Ok(Flushed::Lost),
+        let unknown = Err(FlushError::Carry(CarryError::Pending { hash: claim.hash() }));
+        // The claim can be in any ledger since the opening. A server that has forgotten some of these cannot say that it
+        // is in none; the escrow's account still can, while it is there, if the refund came first.
+        let remembered = sighting.oldest.is_none_or(|oldest| {
+            let opened_from = escrow.base_ledger().saturating_sub(2 * LEDGERS_TO_OPEN);
+            oldest.ledger <= opened_from.max(2)
+        });
+        let refunded = sighting
+            .source
+            .as_ref()
+            .is_some_and(|e| matches!(escrow.used(e.sequence), Used::Refund));
+        match status(escrow, sighting.source.as_ref()) {
+            EscrowStatus::FlushFailed { k, .. } => Ok(Flushed::FailedInLedger { k }),
+            EscrowStatus::Open { .. } => unknown,
+            _ if remembered || refunded => Ok(Flushed::Lost),
+            _ => unknown,
         }
     }
 }

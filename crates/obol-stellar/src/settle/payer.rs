@@ -67,7 +67,7 @@ impl Settler {
         }
         self.can_fund(funder.account(), openings, &head).await?;
         let build = |ground: &Ground| -> Result<Draft, CarryError> {
-            let fee = self.whole_fee(ground, Escrow::open_operations(openings.len()));
+            let fee = self.fee_for(ground, Escrow::open_operations(openings.len()) as usize)?;
             let tx = Escrow::open(funder, ground.sequence, fee, ground.head.base_reserve, openings)?;
             Ok(Draft {
                 tx,
@@ -151,12 +151,6 @@ impl Settler {
             }
         }
         Ok(())
-    }
-
-    fn whole_fee(&self, ground: &Ground, operations: u32) -> u32 {
-        let least = i64::from(ground.head.base_fee).saturating_mul(i64::from(operations));
-        let bid = i64::from(ground.fee_per_operation).saturating_mul(i64::from(operations));
-        u32::try_from(bid.min(self.policy.highest_fee.max(least))).unwrap_or(u32::MAX)
     }
 
     /// Whether the payee has flushed an escrow, or we have refunded it: `None` while it is open, or gone.

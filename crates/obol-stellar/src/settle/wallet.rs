@@ -2,12 +2,12 @@
 
 use obol_cell::{AccountId, Asset, Stroops};
 
-use super::Settler;
 use super::carry::{CarryError, Draft, Ground};
+use super::{Reference, Settler};
 use crate::key::Keypair;
 use crate::outbox::{Bound, Purpose};
 use crate::rail::{RailError, TxRecord};
-use crate::tx::{Op, Options, Tx, TxError};
+use crate::tx::{Memo, Op, Options, Tx};
 
 /// The flag that makes an issuer's flags, all absent, final (AUTH_IMMUTABLE).
 const AUTH_IMMUTABLE: u32 = 4;
@@ -23,6 +23,26 @@ pub struct OneTime<'a> {
     pub lumens: Stroops,
 }
 
+/// Money to be sent ([`Settler::send`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transfer {
+    /// To whom.
+    pub to: AccountId,
+    /// How much of what.
+    pub money: Money,
+    /// What the payee is told, in public.
+    pub memo: Memo,
+}
+
+/// An amount of an asset or of lumens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Money {
+    /// Of an asset, stroops.
+    Asset(Asset, Stroops),
+    /// Of lumens, stroops.
+    Lumens(Stroops),
+}
+
 impl Settler {
     /// Carries any transaction of `source` to the ledger, signed by it and by `others`. Of one `reference`, at most one
     /// ever gets through while an earlier one may: the same reference again asks for the same payment, not for another.
@@ -31,17 +51,28 @@ impl Settler {
     /// When it does not get through, or nobody knows yet.
     pub async fn transact(
         &self,
-        reference: [u8; 32],
+        reference: Reference,
         source: &Keypair,
         others: &[&Keypair],
         operations: &[(Option<AccountId>, Op)],
     ) -> Result<TxRecord, CarryError> {
+        self.transact_with(reference, source, others, operations, &Memo::None)
+            .await
+    }
+
+    /// [`Settler::transact`], with a memo.
+    async fn transact_with(
+        &self,
+        reference: Reference,
+        source: &Keypair,
+        others: &[&Keypair],
+        operations: &[(Option<AccountId>, Op)],
+        memo: &Memo,
+    ) -> Result<TxRecord, CarryError> {
         let build = |ground: &Ground| -> Result<Draft, CarryError> {
-            let count = u32::try_from(operations.len()).map_err(|_| TxError::TooLong)?;
-            let least = i64::from(ground.head.base_fee).saturating_mul(i64::from(count));
-            let bid = i64::from(ground.fee_per_operation).saturating_mul(i64::from(count));
-            let fee = u32::try_from(bid.min(self.policy.highest_fee.max(least))).unwrap_or(u32::MAX);
+            let fee = self.fee_for(ground, operations.len())?;
             let validity = crate::tx::Validity {
+                from_time: told_apart(&reference),
                 until_time: ground.until_time,
                 ..Default::default()
             };
@@ -53,7 +84,8 @@ impl Settler {
                 fee,
                 validity,
                 operations.iter().copied(),
-            )?;
+            )?
+            .with_memo(memo)?;
             Ok(Draft {
                 tx: tx.sign(self.network.id(), &signers)?,
                 bound: Bound {
@@ -101,7 +133,7 @@ impl Settler {
     /// When the payee cannot take it, asks for a memo (SEP-29), or the payment does not get through.
     pub async fn pay(
         &self,
-        reference: [u8; 32],
+        reference: Reference,
         from: &Keypair,
         to: AccountId,
         asset: Asset,
@@ -122,6 +154,51 @@ impl Settler {
         }
         let pay = Op::Pay { to, asset, amount };
         Ok(self.transact(reference, from, &[], &[(None, pay)]).await?)
+    }
+
+    /// Sends money, with a memo if the payee asks for one. See [`Settler::transact`] for `reference`. Lumens for an account
+    /// that is not there make it.
+    ///
+    /// # Errors
+    /// When the payee cannot take it, asks for a memo and gets none (SEP-29), or the payment does not get through.
+    pub async fn send(
+        &self,
+        reference: Reference,
+        from: &Keypair,
+        transfer: &Transfer,
+    ) -> Result<TxRecord, WalletError> {
+        // What was done already is not looked at again: the payee may have changed since.
+        if let Some(record) = self.applied_before(Purpose::Wallet(reference)).await? {
+            return Ok(record);
+        }
+        let to = transfer.to;
+        let payee = self.rail.account(to).await?;
+        let asks_for_memo = payee.as_ref().is_some_and(|payee| payee.memo_required);
+        if asks_for_memo && transfer.memo == Memo::None {
+            return Err(WalletError::MemoRequired);
+        }
+        let op = match (transfer.money, &payee) {
+            (Money::Asset(asset, amount), _) => {
+                let payee = payee.as_ref().ok_or(CarryError::NoAccount { account: to })?;
+                let takes_it = payee.line(&asset).is_some_and(|l| l.authorized && l.room() >= amount);
+                if asset.issuer != to.0 && !takes_it {
+                    return Err(WalletError::NoLine { account: to });
+                }
+                Op::Pay { to, asset, amount }
+            }
+            (Money::Lumens(amount), Some(_)) => Op::PayLumens { to, amount },
+            (Money::Lumens(lumens), None) => {
+                let head = self.rail.latest_ledger().await?;
+                let least = Stroops::new(2 * i64::from(head.base_reserve)).unwrap_or(Stroops::ZERO);
+                if lumens < least {
+                    return Err(WalletError::TooLittle { least });
+                }
+                Op::CreateAccount { account: to, lumens }
+            }
+        };
+        Ok(self
+            .transact_with(reference, from, &[], &[(None, op)], &transfer.memo)
+            .await?)
     }
 
     /// Makes one-time accounts with trust lines and money, out of the wallet, in one transaction: 19 at most. Accounts
@@ -154,24 +231,19 @@ impl Settler {
                 asset,
                 limit: Stroops::MAX,
             };
-            operations.extend([
-                (
-                    None,
-                    Op::CreateAccount {
-                        account,
-                        lumens: one.lumens,
-                    },
-                ),
-                (Some(account), trust),
-                (
-                    None,
-                    Op::Pay {
-                        to: account,
-                        asset,
-                        amount: one.money,
-                    },
-                ),
-            ]);
+            let create = Op::CreateAccount {
+                account,
+                lumens: one.lumens,
+            };
+            operations.extend([(None, create), (Some(account), trust)]);
+            if !one.money.is_zero() {
+                let pay = Op::Pay {
+                    to: account,
+                    asset,
+                    amount: one.money,
+                };
+                operations.push((None, pay));
+            }
         }
         let others: Vec<&Keypair> = accounts.iter().map(|one| one.key).collect();
         let sequence = self
@@ -245,9 +317,18 @@ impl Settler {
     }
 }
 
+/// A moment of long ago from which on a wallet's transaction is valid, out of its reference: two payments that are alike
+/// in everything else, sequence number and all, are two transactions by it, and one is never taken for the other.
+pub(super) fn told_apart(reference: &Reference) -> u64 {
+    use sha2::Digest as _;
+    let [a, b, c, d, ..] = <[u8; 32]>::from(sha2::Sha256::digest(reference));
+    // Before 2004.
+    u64::from(u32::from_be_bytes([a & 0x3f, b, c, d])).max(1)
+}
+
 /// The reference of something that is done for an account and an asset: once, or, where the ledger shows whether it has
 /// to be done again, once for a sequence number.
-fn reference(what: &[u8], account: &AccountId, asset: &Asset, sequence: i64) -> [u8; 32] {
+pub(super) fn reference(what: &[u8], account: &AccountId, asset: &Asset, sequence: i64) -> [u8; 32] {
     use sha2::Digest as _;
     sha2::Sha256::new()
         .chain_update([what.len() as u8])
@@ -268,9 +349,31 @@ pub enum WalletError {
         /// The account.
         account: AccountId,
     },
-    /// The account that should be paid asks for a memo (SEP-29), and our payments have none.
-    #[error("the account to be paid asks for a memo; Obol's payments have none")]
+    /// The account that should be paid asks for a memo (SEP-29), and this payment has none.
+    #[error("the account to be paid asks for a memo, and there is none")]
     MemoRequired,
+    /// Lumens for an account that is not there have to be enough to make it.
+    #[error("the account is not on the ledger, and takes {} stroops of XLM to be made", least.get())]
+    TooLittle {
+        /// The least, stroops.
+        least: Stroops,
+    },
+    /// The paying account has too little of the asset.
+    #[error("the account holds {} stroops of the asset, and {} are needed", held.get(), needed.get())]
+    NoMoney {
+        /// What it can spend, stroops.
+        held: Stroops,
+        /// What is needed, stroops.
+        needed: Stroops,
+    },
+    /// The paying account has too few lumens.
+    #[error("the account has {} stroops of XLM to spend, and {} are needed", held.get(), needed.get())]
+    NoLumens {
+        /// What it can spend, stroops.
+        held: Stroops,
+        /// What is needed, stroops.
+        needed: Stroops,
+    },
     /// The transaction did not get through, or nobody knows yet.
     #[error(transparent)]
     Carry(#[from] CarryError),

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use obol_cell::AccountId;
 use obol_stellar::rail::{
-    AccountState, Code, FeeStats, FriendbotError, LedgerHead, RailError, ResultCodes, SubmitError, TxRecord,
-    Unreachable,
+    AccountState, Code, FeeStats, FriendbotError, LedgerHead, RailError, ResultCodes, SubmitError, TxPayments,
+    TxRecord, Unreachable,
 };
 use obol_stellar::tx::{SignedTx, TxHash};
 use obol_stellar::{MemoryOutbox, Rail};
@@ -73,6 +73,12 @@ impl Rail for Faulty {
     }
     async fn transaction(&self, hash: TxHash) -> Result<Option<TxRecord>, RailError> {
         self.inner.transaction(hash).await
+    }
+    async fn payments(&self, hash: TxHash) -> Result<Option<TxPayments>, RailError> {
+        self.inner.payments(hash).await
+    }
+    async fn payments_with_memo(&self, account: AccountId, memo: [u8; 32]) -> Result<Vec<TxPayments>, RailError> {
+        self.inner.payments_with_memo(account, memo).await
     }
     async fn submit(&self, tx: &SignedTx) -> Result<TxRecord, SubmitError> {
         let recorded = self.outbox.all().iter().any(|s| s.hash == tx.hash());

@@ -3,7 +3,9 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod crash;
 pub mod faulty;
+pub mod sim;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -123,7 +123,13 @@ def vector(passphrase, code, n, s0_ledger, expiry, min_deposit, deposit, claims)
                 "flush": out(bumped(claim, 300)),
             }
         )
-    last = s0 + claims[-1][0]
+    final_k = claims[-1][0]
+
+    def owner(kind, k):
+        message = b"obol-owner-1" + network_id + identity + e.raw_public_key() + struct.pack(">BI", kind, k)
+        return e.sign(message).hex()
+
+    last = s0 + final_k
     until = Preconditions(TimeBounds(0, expiry + 300))
     sweep = envelope(e, last + 1, 100, [Payment(heir.public_key, asset, amount(7))], until, [e])
     merge = envelope(e, last + 2, 200, [ChangeTrust(asset, "0"), AccountMerge(heir.public_key)], until, [e])
@@ -141,6 +147,7 @@ def vector(passphrase, code, n, s0_ledger, expiry, min_deposit, deposit, claims)
         "claims": claim_vectors,
         "sweep": out(sweep),
         "merge": out(merge),
+        "owner": {"books": owner(1, 0), "final_k": final_k, "close": owner(2, final_k)},
     }
 
 
