@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 
 use stellar_xdr::{
-    AccountId, Claimant, LedgerEntryChange, LedgerEntryChanges, LedgerEntryData, LedgerHeader, LedgerKey,
-    OperationBody, RevokeSponsorshipOp, TransactionMeta,
+    AccountId, ClaimableBalanceId, Claimant, CreateClaimableBalanceResult, Hash, LedgerEntryChange, LedgerEntryChanges,
+    LedgerEntryData, LedgerHeader, LedgerKey, OperationBody, OperationResult, OperationResultTr, RevokeSponsorshipOp,
+    TransactionMeta,
 };
+
+use crate::audit::operations_of;
 
 use crate::core::account::raw_key;
 use crate::core::close::ClosedTransaction;
@@ -122,7 +125,14 @@ pub fn transaction_accounts(tx: &ClosedTransaction) -> BTreeSet<[u8; 32]> {
     out
 }
 
-/// Every account an operation concerns: its source and those it names.
+/// The hash that names a claimable balance. It stands among the accounts that a transaction concerns: both are 32 bytes drawn at random, so
+/// none is ever the other.
+pub fn claimable_hash(id: &ClaimableBalanceId) -> [u8; 32] {
+    let ClaimableBalanceId::ClaimableBalanceIdTypeV0(Hash(hash)) = id;
+    *hash
+}
+
+/// Every account an operation concerns: its source and those it names; and every claimable balance.
 pub fn operation_accounts(tx: &ClosedTransaction, index: usize) -> BTreeSet<[u8; 32]> {
     let mut out = BTreeSet::new();
     let Some(operation) = tx.frame.inner.tx.operations.get(index) else {
@@ -157,6 +167,26 @@ pub fn operation_accounts(tx: &ClosedTransaction, index: usize) -> BTreeSet<[u8;
             add(&key.account_id)
         }
         OperationBody::Clawback(op) => add(&op.from.clone().account_id()),
+        _ => {}
+    }
+    match &operation.body {
+        OperationBody::CreateClaimableBalance(_) => {
+            if let Some(OperationResult::OpInner(OperationResultTr::CreateClaimableBalance(
+                CreateClaimableBalanceResult::Success(id),
+            ))) = operations_of(&tx.result).and_then(|results| results.get(index))
+            {
+                out.insert(claimable_hash(id));
+            }
+        }
+        OperationBody::ClaimClaimableBalance(op) => {
+            out.insert(claimable_hash(&op.balance_id));
+        }
+        OperationBody::ClawbackClaimableBalance(op) => {
+            out.insert(claimable_hash(&op.balance_id));
+        }
+        OperationBody::RevokeSponsorship(RevokeSponsorshipOp::LedgerEntry(LedgerKey::ClaimableBalance(key))) => {
+            out.insert(claimable_hash(&key.balance_id));
+        }
         _ => {}
     }
     out

@@ -11,26 +11,22 @@ use stellar_xdr::{
     AccountEntry, Asset, CreateAccountOp, DecoratedSignature, Hash, LedgerEntry, LedgerEntryData, LedgerHeader,
     LedgerHeaderExt, Limits, Memo, MuxedAccount, Operation, OperationBody, Preconditions, ReadXdr, SequenceNumber,
     Signature, SignatureHint, StellarValue, StellarValueExt, TimePoint, Transaction, TransactionEnvelope,
-    TransactionExt, TransactionResult, TransactionResultExt, TransactionResultResult, TransactionV1Envelope,
-    TrustLineEntry,
+    TransactionExt, TransactionResult, TransactionV1Envelope, TrustLineEntry,
 };
 use tokio::sync::{Notify, watch};
 
 use crate::audit::{Audit, Movements};
 use crate::config::{Closing, LedgerConfig, Storage};
-use crate::core::account::{account_id, available_balance, new_account};
+use crate::core::account::{account_id, new_account};
 use crate::core::close::{self, Closed, header_hash};
 use crate::core::state::{Loaded, State, Txn, account_key, trust_line_key};
 use crate::core::transaction::{Frame, Validity, root_account};
 use crate::history::{LedgerRecord, TransactionRecord};
-use crate::queue::{Place, Queue};
+use crate::queue::{self, Queue, Rules, Verdict};
 use crate::store::{Filter, Page, Store, StoreError};
 
 /// Every lumen there is, in stroops: 100 billion XLM, as on the public network at its genesis.
 pub const GENESIS_COINS: i64 = 1_000_000_000_000_000_000;
-
-/// So many ledgers' worth of operations may wait (stellar-core's default).
-const QUEUE_LEDGERS: i64 = 4;
 
 /// A submitted envelope may be so long and nest so deep. 100 operations with 20 signatures are well below.
 const ENVELOPE_LIMITS: Limits = Limits {
@@ -245,58 +241,17 @@ impl Ledger {
 
     fn submit_frame(&self, inner: &mut Inner, frame: Frame, now: u64, chain: bool) -> Submission {
         let hash = frame.hash();
-        let header = close::validation_header(&inner.state.header);
-        let refuse = |fee: i64, result: TransactionResultResult| Submission::Rejected {
-            hash,
-            result: Box::new(TransactionResult {
-                fee_charged: fee,
-                result,
-                ext: TransactionResultExt::V0,
-            }),
+        let rules = Rules {
+            max_operations: self.config.max_tx_set_ops,
+            chain,
+            close_time_ahead: now.saturating_sub(inner.state.header.scp_value.close_time.0),
         };
-        // What fits into no ledger would block the queue, and an endless queue the memory.
-        let room = i64::from(self.config.max_tx_set_ops);
-        let waiting = inner.queue.operations().saturating_add(frame.fee_units());
-        if frame.fee_units() > room || waiting > room.saturating_mul(QUEUE_LEDGERS) {
-            return Submission::TryAgainLater { hash };
-        }
-        let min_fee = frame.min_fee(header.base_fee);
-        let place = inner.queue.place(&frame, chain);
-        let current = match place {
-            Place::Duplicate => return Submission::Duplicate { hash },
-            Place::Later => return Submission::TryAgainLater { hash },
-            Place::BadSequence => return refuse(min_fee, TransactionResultResult::TxBadSeq),
-            Place::FeeTooLow(wanted) => return refuse(wanted, TransactionResultResult::TxInsufficientFee),
-            Place::After(sequence) => sequence,
-            Place::Free | Place::Replaces => 0,
+        let place = match queue::consider(&inner.state, &inner.queue, &frame, rules) {
+            Verdict::Takes(place) => place,
+            Verdict::Duplicate => return Submission::Duplicate { hash },
+            Verdict::Later => return Submission::TryAgainLater { hash },
+            Verdict::Rejected(result) => return Submission::Rejected { hash, result },
         };
-        // The next ledger closes at `now` or later: what ends before then would never be in it.
-        let close_time_ahead = now.saturating_sub(header.scp_value.close_time.0);
-        let mut txn = Txn::new(&inner.state, header);
-        let result = frame.check(
-            &mut txn,
-            Validity {
-                current,
-                close_time_ahead,
-            },
-        );
-        if !matches!(
-            result.result,
-            TransactionResultResult::TxSuccess(_) | TransactionResultResult::TxFeeBumpInnerSuccess(_)
-        ) {
-            return Submission::Rejected {
-                hash,
-                result: Box::new(result),
-            };
-        }
-        // Several waiting transactions of one payer must not bid more than it has.
-        let payer = frame.fee_source();
-        let spendable = txn
-            .peek_account(&payer)
-            .map_or(0, |account| available_balance(&txn.header, account));
-        if spendable.saturating_sub(frame.fee_bid()) < inner.queue.fees_of(&payer, &frame) {
-            return refuse(min_fee, TransactionResultResult::TxInsufficientBalance);
-        }
         inner.queue.add(frame, &place);
         self.accepted.notify_one();
         Submission::Pending { hash }
@@ -314,7 +269,10 @@ impl Ledger {
             self.config.max_tx_set_ops,
             inner.state.header.base_fee,
         );
-        let (ordered, set_hash) = close::order(chosen);
+        let before = &inner.state.header;
+        let set = close::TransactionSet::new(before.ledger_version, header_hash(before), &chosen, base_fee);
+        let set_hash = set.hash();
+        let ordered = close::order(chosen, set_hash);
         let closed = close::apply(&inner.state, ordered.clone(), set_hash, close_time, base_fee);
         if let Err(error) = inner.store.commit(&closed) {
             // Nothing happened: the same transactions wait for the next attempt.
@@ -330,13 +288,7 @@ impl Ledger {
             hash: header_hash(&closed.header),
             transactions: closed.transactions.len(),
         };
-        inner.state.header = closed.header;
-        for (key, entry) in closed.changes {
-            match entry {
-                Some(entry) => inner.state.entries.insert(key, entry),
-                None => inner.state.entries.remove(&key),
-            };
-        }
+        inner.state.take_over(closed.header, closed.changes);
         let more = waits && summary.transactions > 0;
         drop(guard);
         if more {
@@ -363,10 +315,7 @@ impl Ledger {
                     close_time_ahead,
                 },
             );
-            if matches!(
-                result.result,
-                TransactionResultResult::TxSuccess(_) | TransactionResultResult::TxFeeBumpInnerSuccess(_)
-            ) {
+            if queue::is_success(&result) {
                 last.insert(source, frame.inner.tx.seq_num.0);
                 valid.push(frame);
             }
@@ -376,8 +325,13 @@ impl Ledger {
 
     /// Winds the clock forward and closes ledgers: at least one, so that the new time can be seen.
     pub fn advance(&self, seconds: u64, ledgers: u32) -> Result<LedgerSummary, StoreError> {
-        let wound = self.wound.fetch_add(seconds, Ordering::Relaxed).saturating_add(seconds);
-        self.lock().store.set("wound_seconds", &wound.to_be_bytes())?;
+        {
+            // Under the lock nobody else winds it, and what could not be written is not wound.
+            let inner = self.lock();
+            let wound = self.wound.load(Ordering::Relaxed).saturating_add(seconds);
+            inner.store.set("wound_seconds", &wound.to_be_bytes())?;
+            self.wound.store(wound, Ordering::Relaxed);
+        }
         let mut summary = self.close(self.now())?;
         for _ in 1..ledgers {
             summary = self.close(self.now())?;

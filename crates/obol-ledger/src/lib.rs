@@ -7,6 +7,7 @@ mod effects;
 pub mod history;
 mod ledger;
 mod queue;
+pub mod replay;
 pub mod server;
 mod store;
 mod text;

@@ -4,139 +4,20 @@
 
 mod common;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use common::served::{Answer, Events, Served, address, exchange};
 use common::{bump, bytes, key, op, op_of, options, pay, raw, signed, transaction, trust};
 use ed25519_dalek::SigningKey;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
-use hyper::{HeaderMap, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
-use obol_ledger::server::{self, ServerHandle};
-use obol_ledger::{Closing, Ledger, LedgerConfig};
+use hyper::Request;
+use hyper::body::Bytes;
+use obol_ledger::{Closing, LedgerConfig, server};
 use serde_json::Value;
 use stellar_xdr::Asset;
-
-struct Served {
-    ledger: Arc<Ledger>,
-    server: ServerHandle,
-}
-
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    text: String,
-}
-
-impl Answer {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("no JSON: {}", self.text))
-    }
-
-    fn problem(&self, status: u16, kind: &str) -> Value {
-        let body = self.json();
-        assert_eq!(
-            self.headers["content-type"], "application/problem+json; charset=utf-8",
-            "{body}"
-        );
-        assert_eq!(
-            (self.status.as_u16(), &body["status"]),
-            (status, &Value::from(status)),
-            "{body}"
-        );
-        assert_eq!(
-            body["type"],
-            format!("https://stellar.org/horizon-errors/{kind}"),
-            "{body}"
-        );
-        body
-    }
-}
-
-async fn exchange(addr: SocketAddr, request: Request<Full<Bytes>>) -> Response<Incoming> {
-    let stream = tokio::net::TcpStream::connect(addr).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .unwrap();
-    tokio::spawn(connection);
-    sender.send_request(request).await.unwrap()
-}
-
-impl Served {
-    async fn start(config: LedgerConfig) -> Self {
-        let ledger = Arc::new(Ledger::open(config).unwrap());
-        let server = server::serve(Arc::clone(&ledger), "127.0.0.1:0".parse().unwrap())
-            .await
-            .unwrap();
-        Self { ledger, server }
-    }
-
-    async fn on_demand() -> Self {
-        Self::start(LedgerConfig {
-            closing: Closing::OnDemand,
-            allow_advance: true,
-            ..LedgerConfig::default()
-        })
-        .await
-    }
-
-    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", self.server.addr().to_string());
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(Full::new(body.into())).unwrap();
-        let response = exchange(self.server.addr(), request).await;
-        let (parts, body) = response.into_parts();
-        let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
-        Answer {
-            status: parts.status,
-            headers: parts.headers,
-            text,
-        }
-    }
-
-    async fn get(&self, path: &str) -> Answer {
-        self.send("GET", path, &[], "").await
-    }
-
-    async fn form(&self, path: &str, envelope: &[u8]) -> Answer {
-        let encoded = BASE64
-            .encode(envelope)
-            .replace('+', "%2B")
-            .replace('/', "%2F")
-            .replace('=', "%3D");
-        let headers = [("content-type", "application/x-www-form-urlencoded")];
-        self.send("POST", path, &headers, format!("tx={encoded}")).await
-    }
-
-    async fn fund(&self, key: &SigningKey) {
-        let answer = self
-            .send("POST", &format!("/friendbot?addr={}", address(key)), &[], "")
-            .await;
-        assert_eq!(answer.status, 200, "{}", answer.text);
-    }
-
-    fn payment(&self, from: &SigningKey, to: &SigningKey, amount: i64) -> Vec<u8> {
-        let sequence = self.ledger.account(&raw(from)).unwrap().seq_num.0 + 1;
-        let tx = transaction(from, sequence, 100, vec![op(pay(to, Asset::Native, amount))]);
-        bytes(signed(tx, self.ledger.network_id(), &[from]))
-    }
-}
-
-fn address(key: &SigningKey) -> String {
-    stellar_strkey::ed25519::PublicKey(raw(key))
-        .to_string()
-        .as_str()
-        .to_owned()
-}
 
 #[tokio::test]
 async fn every_answer_has_the_headers_that_sdks_read() {
@@ -165,6 +46,7 @@ async fn bad_input_is_a_problem_and_names_the_field() {
         "/ledgers/99",
         &format!("/transactions/{}", "ab".repeat(32)),
         &format!("/accounts/{missing}"),
+        &format!("/accounts/{missing}/payments"),
         "/operations/5",
         "/claimable_balances/00",
     ] {
@@ -594,4 +476,119 @@ async fn a_shutdown_ends_streams_and_frees_the_port() {
     assert_eq!(again.addr(), addr);
     let taken = server::serve(Arc::clone(&served.ledger), addr).await;
     assert_eq!(taken.unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+}
+
+#[tokio::test]
+async fn a_stream_of_effects_goes_on_where_it_was_left() {
+    let served = Served::on_demand().await;
+    let (alice, bob) = (key(1), key(2));
+    served.fund(&alice).await;
+    served.fund(&bob).await;
+    let path = format!("/accounts/{}/effects?limit=2", address(&bob));
+    let mut events = Events::open(&served, &path, None).await;
+    let (first, created) = events.next().await.unwrap();
+    assert_eq!(
+        (&created["type"], &created["paging_token"]),
+        (&Value::from("account_created"), &Value::from(first))
+    );
+    let (second, _) = events.next().await.unwrap();
+    assert!(events.next().await.is_none(), "two were asked for");
+    // Two payments while nobody listens, one while somebody does: each comes once.
+    for amount in [1, 2] {
+        assert_eq!(
+            served
+                .form("/transactions", &served.payment(&alice, &bob, amount))
+                .await
+                .status,
+            200
+        );
+    }
+    let mut events = Events::open(&served, &path.replace("=2", "=4"), Some(&second)).await;
+    let mut amounts = Vec::new();
+    for _ in 0..2 {
+        amounts.push(events.next().await.unwrap().1["amount"].clone());
+    }
+    assert_eq!(
+        served
+            .form("/transactions", &served.payment(&alice, &bob, 3))
+            .await
+            .status,
+        200
+    );
+    amounts.push(events.next().await.unwrap().1["amount"].clone());
+    assert_eq!(amounts, ["0.0000001", "0.0000002", "0.0000003"]);
+    // From now on: nothing of the past.
+    let mut events = Events::open(&served, &format!("{path}&cursor=now"), None).await;
+    assert_eq!(
+        served
+            .form("/transactions", &served.payment(&alice, &bob, 4))
+            .await
+            .status,
+        200
+    );
+    assert_eq!(events.next().await.unwrap().1["amount"], "0.0000004");
+}
+
+#[tokio::test]
+async fn the_history_of_a_claimable_balance_outlives_it() {
+    use stellar_xdr::*;
+    let served = Served::on_demand().await;
+    let (alice, bob) = (key(1), key(2));
+    served.fund(&alice).await;
+    served.fund(&bob).await;
+    let claimants = vec![Claimant::ClaimantTypeV0(ClaimantV0 {
+        destination: common::id(&bob),
+        predicate: ClaimPredicate::Unconditional,
+    })];
+    let create = OperationBody::CreateClaimableBalance(CreateClaimableBalanceOp {
+        asset: Asset::Native,
+        amount: 5,
+        claimants: claimants.try_into().unwrap(),
+    });
+    let submit = async |source: &SigningKey, body: OperationBody| {
+        let sequence = served.ledger.account(&raw(source)).unwrap().seq_num.0 + 1;
+        let tx = transaction(source, sequence, 100, vec![op(body)]);
+        let answer = served
+            .form(
+                "/transactions",
+                &bytes(signed(tx, served.ledger.network_id(), &[source])),
+            )
+            .await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    };
+    submit(&alice, create).await;
+    let list = format!("/claimable_balances?claimant={}", address(&bob));
+    let id = served.get(&list).await.json()["_embedded"]["records"][0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let balance_id = ClaimableBalanceId::from_xdr(hex::decode(&id).unwrap(), Limits::none()).unwrap();
+    submit(
+        &bob,
+        OperationBody::ClaimClaimableBalance(ClaimClaimableBalanceOp { balance_id }),
+    )
+    .await;
+    served
+        .get(&format!("/claimable_balances/{id}"))
+        .await
+        .problem(404, "not_found");
+    let operations = served.get(&format!("/claimable_balances/{id}/operations")).await.json();
+    let kinds: Vec<&serde_json::Value> = operations["_embedded"]["records"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|o| &o["type"])
+        .collect();
+    assert_eq!(kinds, ["create_claimable_balance", "claim_claimable_balance"]);
+    let transactions = served
+        .get(&format!("/claimable_balances/{id}/transactions?limit=1"))
+        .await
+        .json();
+    assert_eq!(transactions["_embedded"]["records"].as_array().unwrap().len(), 1);
+    let other = format!("/claimable_balances/00000000{}/operations", "ab".repeat(32));
+    served.get(&other).await.problem(404, "not_found");
+    served
+        .get("/claimable_balances/xyz/operations")
+        .await
+        .problem(400, "bad_request");
 }

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 use stellar_xdr::{
-    ExtensionPoint, Hash, LedgerEntry, LedgerEntryChanges, LedgerHeader, LedgerKey, Limits, OperationMeta,
-    OperationMetaV2, TimePoint, TransactionMeta, TransactionMetaV2, TransactionMetaV3, TransactionMetaV4,
-    TransactionResult, TransactionResultPair, TransactionResultSet, VecM, WriteXdr,
+    ExtensionPoint, GeneralizedTransactionSet, Hash, LedgerEntry, LedgerEntryChanges, LedgerHeader, LedgerKey,
+    LedgerUpgrade, Limits, OperationMeta, OperationMetaV2, ParallelTxsComponent, TimePoint, TransactionEnvelope,
+    TransactionMeta, TransactionMetaV2, TransactionMetaV3, TransactionMetaV4, TransactionPhase, TransactionResult,
+    TransactionResultPair, TransactionResultSet, TransactionSetV1, TxSetComponent, TxSetComponentTxsMaybeDiscountedFee,
+    UpgradeType, VecM, WriteXdr,
 };
 
 use super::state::{State, Txn};
@@ -88,13 +90,90 @@ pub fn choose(mut frames: Vec<Frame>, max_operations: u32, base_fee: u32) -> (Ve
     (chosen, waiting, base)
 }
 
-/// Orders a set for application: by source in sequence order, otherwise as if drawn by lot, from the hashes.
-pub fn order(frames: Vec<Frame>) -> (Vec<Frame>, [u8; 32]) {
-    let mut hashes: Vec<[u8; 32]> = frames.iter().map(Frame::hash).collect();
-    hashes.sort_unstable();
-    let set_hash: [u8; 32] = Sha256::digest(hashes.concat()).into();
+/// The transactions of a ledger as validators agree on them (stellar-core's `TxSet`): sorted by the hash over the whole envelope. Its hash
+/// stands in the header, and decides the order of application.
+#[derive(Clone, Debug)]
+pub enum TransactionSet {
+    /// Until protocol 19.
+    Plain(stellar_xdr::TransactionSet),
+    /// Since protocol 20: with the base fee, and room for contracts, of which this ledger has none.
+    General(GeneralizedTransactionSet),
+}
+
+impl TransactionSet {
+    /// The set of these transactions after the ledger with the hash `previous`; `base_fee` in stroops for each operation.
+    pub fn new(version: u32, previous: [u8; 32], frames: &[Frame], base_fee: u32) -> Self {
+        Self::of_envelopes(
+            version,
+            previous,
+            frames.iter().map(|f| f.envelope.clone()).collect(),
+            base_fee,
+        )
+    }
+
+    /// The same of envelopes, version-0 ones rewritten as [`Frame`] does.
+    pub fn of_envelopes(
+        version: u32,
+        previous: [u8; 32],
+        mut envelopes: Vec<TransactionEnvelope>,
+        base_fee: u32,
+    ) -> Self {
+        envelopes.sort_by_cached_key(xdr_hash);
+        let previous_ledger_hash = Hash(previous);
+        let empty = envelopes.is_empty();
+        let txs: VecM<TransactionEnvelope> = envelopes.try_into().unwrap_or_default();
+        if version < 20 {
+            return Self::Plain(stellar_xdr::TransactionSet {
+                previous_ledger_hash,
+                txs,
+            });
+        }
+        let classic: Vec<TxSetComponent> = if empty {
+            Vec::new()
+        } else {
+            vec![TxSetComponent::TxsetCompTxsMaybeDiscountedFee(
+                TxSetComponentTxsMaybeDiscountedFee {
+                    base_fee: Some(i64::from(base_fee)),
+                    txs,
+                },
+            )]
+        };
+        let contracts = if version < 23 {
+            TransactionPhase::V0(VecM::default())
+        } else {
+            TransactionPhase::V1(ParallelTxsComponent {
+                base_fee: None,
+                execution_stages: VecM::default(),
+            })
+        };
+        let phases = vec![TransactionPhase::V0(classic.try_into().unwrap_or_default()), contracts];
+        Self::General(GeneralizedTransactionSet::V1(TransactionSetV1 {
+            previous_ledger_hash,
+            phases: phases.try_into().unwrap_or_default(),
+        }))
+    }
+
+    /// The hash that the header carries.
+    pub fn hash(&self) -> [u8; 32] {
+        match self {
+            Self::General(set) => xdr_hash(set),
+            // The older kind is hashed without the count that its XDR has.
+            Self::Plain(set) => {
+                let mut hash = Sha256::new_with_prefix(set.previous_ledger_hash.0);
+                for envelope in set.txs.iter() {
+                    hash.update(envelope.to_xdr(Limits::none()).unwrap_or_default());
+                }
+                hash.finalize().into()
+            }
+        }
+    }
+}
+
+/// Orders a set for application, as stellar-core does: of each source in sequence order, otherwise as if drawn by lot, from the hashes over
+/// whole envelopes and that of the set.
+pub fn order(frames: Vec<Frame>, set_hash: [u8; 32]) -> Vec<Frame> {
     let lot = |frame: &Frame| -> [u8; 32] {
-        let mut hash = frame.hash();
+        let mut hash = xdr_hash(&frame.envelope);
         for (a, b) in hash.iter_mut().zip(set_hash) {
             *a ^= b;
         }
@@ -113,10 +192,34 @@ pub fn order(frames: Vec<Frame>) -> (Vec<Frame>, [u8; 32]) {
     }
     let mut out = Vec::new();
     for (_, mut round) in rounds {
-        round.sort_by_key(lot);
+        round.sort_by_cached_key(lot);
         out.append(&mut round);
     }
-    (out, set_hash)
+    out
+}
+
+/// Applies voted upgrades to the header of a closed ledger, after its transactions. Entries stay as they are: what else an upgrade can do
+/// concerns offers and contracts. False if one of them is unknown here, or lowers the protocol version; the header is then as it was.
+pub fn upgrade(closed: &mut Closed, upgrades: &[LedgerUpgrade]) -> bool {
+    let mut header = closed.header.clone();
+    let mut raw = Vec::with_capacity(upgrades.len());
+    for one in upgrades {
+        match one {
+            LedgerUpgrade::Version(version) if *version > header.ledger_version => header.ledger_version = *version,
+            LedgerUpgrade::BaseFee(fee) => header.base_fee = *fee,
+            LedgerUpgrade::MaxTxSetSize(size) => header.max_tx_set_size = *size,
+            LedgerUpgrade::BaseReserve(reserve) => header.base_reserve = *reserve,
+            _ => return false,
+        }
+        let Some(bytes) = one.to_xdr(Limits::none()).ok().and_then(|b| b.try_into().ok()) else {
+            return false;
+        };
+        raw.push(UpgradeType(bytes));
+    }
+    let Ok(raw) = raw.try_into() else { return false };
+    header.scp_value.upgrades = raw;
+    closed.header = header;
+    true
 }
 
 /// Applies transactions in the given order, as the ledger after `state`, closed at `close_time` (unix seconds).
@@ -124,6 +227,8 @@ pub fn apply(state: &State, frames: Vec<Frame>, set_hash: [u8; 32], close_time: 
     let mut header = validation_header(&state.header);
     header.previous_ledger_hash = Hash(header_hash(&state.header));
     header.scp_value.close_time = TimePoint(close_time);
+    // Those of the ledger before are done.
+    header.scp_value.upgrades = VecM::default();
     header.scp_value.tx_set_hash = Hash(set_hash);
     let version = header.ledger_version;
     let mut txn = Txn::new(state, header);

@@ -21,6 +21,19 @@ pub struct State {
     pub entries: BTreeMap<LedgerKey, LedgerEntry>,
 }
 
+impl State {
+    /// Becomes the ledger that was closed over it.
+    pub fn take_over(&mut self, header: LedgerHeader, changes: BTreeMap<LedgerKey, Option<LedgerEntry>>) {
+        self.header = header;
+        for (key, entry) in changes {
+            match entry {
+                Some(entry) => self.entries.insert(key, entry),
+                None => self.entries.remove(&key),
+            };
+        }
+    }
+}
+
 /// What one layer changed.
 #[derive(Clone, Debug, Default)]
 struct Layer {

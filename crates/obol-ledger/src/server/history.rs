@@ -2,12 +2,13 @@
 
 use axum::extract::{Path, State};
 use serde_json::Value;
+use stellar_xdr::{ClaimableBalanceId, Limits, ReadXdr};
 
 use super::problem::Problem;
 use super::request::{Asked, account_id, hash, sequence};
 use super::{Answer, App, hal, operations as ops, resources, stream};
 use crate::effects;
-use crate::history::split_operation_id;
+use crate::history::{claimable_hash, split_operation_id};
 use crate::store::{Filter, Page, StoreError};
 
 type Read = fn(&App, &Asked, Page, &Filter) -> Result<Vec<Value>, Problem>;
@@ -79,11 +80,31 @@ fn transaction_filter(asked: &Asked) -> Result<Filter, Problem> {
     })
 }
 
-fn account_filter(asked: &Asked, id: &str) -> Result<Filter, Problem> {
-    Ok(Filter {
-        account: Some(account_id("account_id", id)?),
+/// The history of an account, there or gone. Of one that never was there is none.
+fn account_filter(app: &App, asked: &Asked, id: &str) -> Result<Filter, Problem> {
+    let account = account_id("account_id", id)?;
+    let filter = Filter {
+        account: Some(account),
         ..transaction_filter(asked)?
-    })
+    };
+    if app.ledger.account(&account).is_none() && !has_history(app, &filter)? {
+        return Err(Problem::not_found());
+    }
+    Ok(filter)
+}
+
+/// Whether any transaction, failed or not, concerns the account or claimable balance of a filter.
+fn has_history(app: &App, filter: &Filter) -> Result<bool, StoreError> {
+    let any = Page {
+        cursor: 0,
+        descending: false,
+        limit: 1,
+    };
+    let filter = Filter {
+        failed: true,
+        ..filter.clone()
+    };
+    Ok(!app.ledger.transactions(any, &filter)?.is_empty())
 }
 
 fn ledger_filter(app: &App, asked: &Asked, text: &str) -> Result<Filter, Problem> {
@@ -182,13 +203,13 @@ pub async fn transaction_effects(State(app): State<App>, Path(text): Path<String
 
 /// `GET /accounts/{id}/transactions`
 pub async fn account_transactions(State(app): State<App>, Path(id): Path<String>, asked: Asked) -> Answer {
-    let filter = account_filter(&asked, &id)?;
+    let filter = account_filter(&app, &asked, &id)?;
     listed(&app, asked, filter, read_transactions)
 }
 
 /// `GET /accounts/{id}/operations`
 pub async fn account_operations(State(app): State<App>, Path(id): Path<String>, asked: Asked) -> Answer {
-    let filter = account_filter(&asked, &id)?;
+    let filter = account_filter(&app, &asked, &id)?;
     listed(&app, asked, filter, read_operations)
 }
 
@@ -196,15 +217,43 @@ pub async fn account_operations(State(app): State<App>, Path(id): Path<String>, 
 pub async fn account_payments(State(app): State<App>, Path(id): Path<String>, asked: Asked) -> Answer {
     let filter = Filter {
         payments: true,
-        ..account_filter(&asked, &id)?
+        ..account_filter(&app, &asked, &id)?
     };
     listed(&app, asked, filter, read_operations)
 }
 
 /// `GET /accounts/{id}/effects`
 pub async fn account_effects(State(app): State<App>, Path(id): Path<String>, asked: Asked) -> Answer {
-    let filter = account_filter(&asked, &id)?;
+    let filter = account_filter(&app, &asked, &id)?;
     effect_list(&app, &asked, filter)
+}
+
+/// The history of a claimable balance, there or gone.
+fn claimable_filter(app: &App, asked: &Asked, text: &str) -> Result<Filter, Problem> {
+    let id = hex::decode(text)
+        .ok()
+        .and_then(|bytes| ClaimableBalanceId::from_xdr(bytes, Limits::none()).ok())
+        .ok_or_else(|| Problem::bad_request("id", "must be a claimable balance's id in hexadecimal"))?;
+    let filter = Filter {
+        account: Some(claimable_hash(&id)),
+        ..transaction_filter(asked)?
+    };
+    if !has_history(app, &filter)? {
+        return Err(Problem::not_found());
+    }
+    Ok(filter)
+}
+
+/// `GET /claimable_balances/{id}/transactions`
+pub async fn claimable_transactions(State(app): State<App>, Path(id): Path<String>, asked: Asked) -> Answer {
+    let filter = claimable_filter(&app, &asked, &id)?;
+    listed(&app, asked, filter, read_transactions)
+}
+
+/// `GET /claimable_balances/{id}/operations`
+pub async fn claimable_operations(State(app): State<App>, Path(id): Path<String>, asked: Asked) -> Answer {
+    let filter = claimable_filter(&app, &asked, &id)?;
+    listed(&app, asked, filter, read_operations)
 }
 
 /// `GET /operations`
@@ -256,26 +305,43 @@ pub async fn effects(State(app): State<App>, asked: Asked) -> Answer {
     effect_list(&app, &asked, Filter::default())
 }
 
-/// Effects are not stored: they are derived from the operations on the page. Their paging tokens are `operation-number`.
-fn effect_list(app: &App, asked: &Asked, filter: Filter) -> Answer {
-    if asked.stream {
-        return Err(Problem::not_acceptable());
-    }
-    let (descending, limit) = (asked.descending()?, asked.limit()?);
+/// Where a page of effects begins: an operation, and an effect of it. Their paging tokens are `operation-number`.
+type Token = (i64, i64);
+
+fn effect_cursor(asked: &Asked, latest: u32, descending: bool) -> Result<Token, Problem> {
     let bad = || Problem::bad_request("cursor", "cursor: invalid value");
-    let (after, number) = match asked.get("cursor") {
-        None if descending => (i64::MAX, i64::MAX),
-        None => (0, 0),
-        Some("now") => (((i64::from(app.ledger.latest().sequence) + 1) << 32) - 1, 0),
+    let last_event = asked.last_event.as_deref().filter(|_| asked.stream);
+    match last_event.or(asked.get("cursor")) {
+        None if descending => Ok((i64::MAX, i64::MAX)),
+        None => Ok((0, 0)),
+        Some("now") => Ok((((i64::from(latest) + 1) << 32) - 1, 0)),
         Some(cursor) => {
             let (id, number) = cursor.split_once('-').unwrap_or((cursor, "0"));
-            (id.parse().map_err(|_| bad())?, number.parse().map_err(|_| bad())?)
+            match (id.parse(), number.parse()) {
+                (Ok(id @ 0..), Ok(number @ 0..)) => Ok((id, number)),
+                _ => Err(bad()),
+            }
         }
-    };
+    }
+}
+
+/// Effects are not stored: they are derived from the operations on the page.
+fn read_effects(
+    app: &App,
+    asked: &Asked,
+    after: Token,
+    descending: bool,
+    limit: u32,
+    filter: &Filter,
+) -> Result<Vec<(Token, Value)>, Problem> {
     // The operation that the cursor stands in may have more effects, so the page of operations begins with it.
-    let mut cursor: i64 = if descending { after.saturating_add(1) } else { after - 1 };
+    let mut cursor: i64 = if descending {
+        after.0.saturating_add(1)
+    } else {
+        after.0 - 1
+    };
     let mut records = Vec::new();
-    'pages: loop {
+    loop {
         let page = Page {
             cursor,
             descending,
@@ -296,23 +362,43 @@ fn effect_list(app: &App, asked: &Asked, filter: Filter) -> Answer {
             }
             for effect in found {
                 let here = (*id, i64::from(effect.number));
-                let wanted = if descending {
-                    here < (after, number)
-                } else {
-                    here > (after, number)
-                };
+                let wanted = if descending { here < after } else { here > after };
                 let concerned = filter.account.is_none_or(|account| account == effect.account);
                 if wanted && concerned {
-                    records.push(resources::effect(asked, *id, record, &effect));
+                    records.push((here, resources::effect(asked, *id, record, &effect)));
                     if records.len() as u32 == limit {
-                        break 'pages;
+                        return Ok(records);
                     }
                 }
             }
         }
         if operations.len() < 50 {
-            break;
+            return Ok(records);
         }
     }
-    Ok(hal(&resources::page(asked, records, limit, descending)))
+}
+
+fn effect_list(app: &App, asked: &Asked, filter: Filter) -> Answer {
+    let (descending, limit) = (asked.descending()?, asked.limit()?);
+    let mut after = effect_cursor(asked, app.ledger.latest().sequence, descending)?;
+    if !asked.stream {
+        let records = read_effects(app, asked, after, descending, limit, &filter)?;
+        let records = records.into_iter().map(|(_, record)| record).collect();
+        return Ok(hal(&resources::page(asked, records, limit, descending)));
+    }
+    if descending {
+        return Err(Problem::not_acceptable());
+    }
+    let (streaming, asked) = (app.clone(), asked.clone());
+    Ok(stream::events(app, limit, move |limit| {
+        let records = read_effects(&streaming, &asked, after, false, limit, &filter)?;
+        if let Some((last, _)) = records.last() {
+            after = *last;
+        }
+        let token = |(id, number): Token| format!("{id}-{number}");
+        Ok(records
+            .into_iter()
+            .map(|(here, record)| (token(here), record))
+            .collect())
+    }))
 }

@@ -1,5 +1,5 @@
-//! The ledger behind Horizon's HTTP API, as the official SDKs expect it (stellar-facts, section 3), and its own two paths:
-//! `POST /obol/advance` winds the clock, `GET /obol/audit` adds up every balance.
+//! The ledger behind Horizon's HTTP API, as the official SDKs expect it (stellar-facts, section 3), Stellar RPC by `POST /rpc`, and its own
+//! two paths: `POST /obol/advance` winds the clock, `GET /obol/audit` adds up every balance.
 
 mod accounts;
 mod codes;
@@ -9,6 +9,7 @@ mod operations;
 mod problem;
 mod request;
 mod resources;
+mod rpc;
 mod stream;
 mod submission;
 
@@ -66,6 +67,11 @@ impl ServerHandle {
     /// `http://address:port`, for configurations and SDKs.
     pub fn url(&self) -> String {
         format!("http://{}", self.addr)
+    }
+
+    /// Where Stellar RPC is answered: the URL for its clients.
+    pub fn rpc_url(&self) -> String {
+        format!("http://{}/rpc", self.addr)
     }
 
     /// Stops: ends streams, finishes requests in progress, closes no further ledger.
@@ -157,6 +163,7 @@ fn router(app: App) -> Router {
         .route("/health", get(network::health))
         .route("/fee_stats", get(network::fee_stats))
         .route("/friendbot", get(submission::friendbot).post(submission::friendbot))
+        .route("/rpc", post(rpc::serve))
         .route("/obol/advance", post(network::advance))
         .route("/obol/audit", get(network::audit))
         .route("/accounts", get(accounts::list))
@@ -171,6 +178,14 @@ fn router(app: App) -> Router {
         .route("/assets", get(accounts::assets))
         .route("/claimable_balances", get(accounts::claimable_balances))
         .route("/claimable_balances/{id}", get(accounts::claimable_balance))
+        .route(
+            "/claimable_balances/{id}/transactions",
+            get(history::claimable_transactions),
+        )
+        .route(
+            "/claimable_balances/{id}/operations",
+            get(history::claimable_operations),
+        )
         .route("/ledgers", get(history::ledgers))
         .route("/ledgers/{sequence}", get(history::ledger))
         .route("/ledgers/{sequence}/transactions", get(history::ledger_transactions))
@@ -201,6 +216,9 @@ fn router(app: App) -> Router {
 /// The headers every answer has: the latest ledger, the date of the ledger's clock, and leave for any web page to read them.
 async fn headers(State(app): State<App>, request: Request, next: Next) -> Response {
     let preflight = request.method() == Method::OPTIONS;
+    // The ledger before the look: whoever hears that something is not there may rely on it as of that ledger. A submission waits, and
+    // is told of with the ledger after it.
+    let before = (request.method() == Method::GET).then(|| app.ledger.latest().sequence);
     let wanted = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let mut response = if preflight {
         StatusCode::NO_CONTENT.into_response()
@@ -208,7 +226,10 @@ async fn headers(State(app): State<App>, request: Request, next: Next) -> Respon
         next.run(request).await
     };
     let headers = response.headers_mut();
-    headers.insert("latest-ledger", HeaderValue::from(app.ledger.latest().sequence));
+    headers.insert(
+        "latest-ledger",
+        HeaderValue::from(before.unwrap_or_else(|| app.ledger.latest().sequence)),
+    );
     if let Some(date) = http_date(app.ledger.now()) {
         headers.insert(header::DATE, date);
     }

@@ -5,12 +5,13 @@ use axum::http::HeaderValue;
 use axum::response::IntoResponse;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use stellar_xdr::{LedgerHeader, Limits, ReadXdr, TransactionEnvelope, TransactionResult};
 
 use super::problem::Problem;
 use super::request::Asked;
-use super::{Answer, App, MAX_BODY, hal, resources};
+use super::{Answer, App, MAX_BODY, hal, resources, stream};
 use crate::audit::Audit;
-use crate::store::{Filter, Page};
+use crate::store::{Filter, Page, StoreError};
 use crate::text;
 
 /// At most so many ledgers in one call of `/obol/advance`.
@@ -61,10 +62,35 @@ pub async fn health() -> Answer {
     ))
 }
 
-/// `GET /fee_stats`: over the last five ledgers.
-pub async fn fee_stats(State(app): State<App>) -> Answer {
+/// Fees are told over so many ledgers.
+pub const FEE_LEDGERS: u32 = 5;
+
+/// What was bid and paid in the last ledgers, in stroops for each operation.
+pub struct RecentFees {
+    /// The last header.
+    pub header: LedgerHeader,
+    /// What each transaction paid.
+    pub charged: Vec<i64>,
+    /// What each would have paid at most.
+    pub bids: Vec<i64>,
+    /// The operations in them.
+    pub operations: i64,
+}
+
+/// The bid of an envelope in stroops, and the operations it is for: of a fee bump one more.
+pub fn bid(envelope: &TransactionEnvelope) -> Option<(i64, i64)> {
+    let tx = text::inner_transaction(envelope)?;
+    let operations = tx.operations.len() as i64;
+    Some(match envelope {
+        TransactionEnvelope::TxFeeBump(bump) => (bump.tx.fee, operations + 1),
+        _ => (i64::from(tx.fee), operations),
+    })
+}
+
+/// Looks at the last [`FEE_LEDGERS`] ledgers.
+pub fn recent_fees(app: &App) -> Result<RecentFees, StoreError> {
     let header = app.ledger.header();
-    let first = i64::from(header.ledger_seq.saturating_sub(4)) << 32;
+    let first = i64::from(header.ledger_seq.saturating_sub(FEE_LEDGERS - 1)) << 32;
     let page = Page {
         cursor: i64::MAX,
         descending: true,
@@ -75,36 +101,41 @@ pub async fn fee_stats(State(app): State<App>) -> Answer {
         failed: true,
         ..Filter::default()
     };
-    let (mut charged, mut bids, mut operations) = (Vec::new(), Vec::new(), 0_i64);
+    let mut out = RecentFees {
+        header,
+        charged: Vec::new(),
+        bids: Vec::new(),
+        operations: 0,
+    };
     for record in app.ledger.transactions(page, &filter)? {
-        use stellar_xdr::{Limits, ReadXdr};
-        let envelope = stellar_xdr::TransactionEnvelope::from_xdr(&record.envelope, Limits::none());
-        let result = stellar_xdr::TransactionResult::from_xdr(&record.result, Limits::none());
-        let (Ok(envelope), Ok(result)) = (envelope, result) else {
-            continue;
-        };
-        let Some(tx) = text::inner_transaction(&envelope) else {
-            continue;
-        };
-        let (bid, units) = match &envelope {
-            stellar_xdr::TransactionEnvelope::TxFeeBump(bump) => (bump.tx.fee, tx.operations.len() as i64 + 1),
-            _ => (i64::from(tx.fee), tx.operations.len() as i64),
-        };
-        operations += tx.operations.len() as i64;
-        charged.push(result.fee_charged / units.max(1));
-        bids.push(bid / units.max(1));
+        let damaged = |what| move |_| StoreError::Damaged { what };
+        let envelope =
+            TransactionEnvelope::from_xdr(&record.envelope, Limits::none()).map_err(damaged("an envelope"))?;
+        let result = TransactionResult::from_xdr(&record.result, Limits::none()).map_err(damaged("a result"))?;
+        let Some((bid, units)) = bid(&envelope) else { continue };
+        out.operations += text::inner_transaction(&envelope).map_or(0, |tx| tx.operations.len() as i64);
+        out.charged.push(result.fee_charged / units.max(1));
+        out.bids.push(bid / units.max(1));
     }
-    let capacity = 5.0 * f64::from(header.max_tx_set_size.max(1));
+    Ok(out)
+}
+
+/// `GET /fee_stats`: over the last five ledgers.
+pub async fn fee_stats(State(app): State<App>) -> Answer {
+    let fees = recent_fees(&app)?;
+    let header = fees.header;
+    let capacity = f64::from(FEE_LEDGERS) * f64::from(header.max_tx_set_size.max(1));
     Ok(hal(&json!({
         "last_ledger": header.ledger_seq.to_string(),
         "last_ledger_base_fee": header.base_fee.to_string(),
-        "ledger_capacity_usage": format!("{:.2}", (operations as f64 / capacity).min(1.0)),
-        "fee_charged": distribution(charged, header.base_fee),
-        "max_fee": distribution(bids, header.base_fee),
+        "ledger_capacity_usage": format!("{:.2}", (fees.operations as f64 / capacity).min(1.0)),
+        "fee_charged": distribution(fees.charged, header.base_fee),
+        "max_fee": distribution(fees.bids, header.base_fee),
     })))
 }
 
-fn distribution(mut fees: Vec<i64>, base_fee: u32) -> Value {
+/// Percentiles of fees as strings, without any those of `base_fee`.
+pub fn distribution(mut fees: Vec<i64>, base_fee: u32) -> Value {
     if fees.is_empty() {
         fees.push(i64::from(base_fee));
     }
@@ -197,8 +228,11 @@ pub async fn audit(State(app): State<App>) -> Answer {
     Ok(response)
 }
 
-/// Lists of what this ledger has none of: offers, trades, pools.
-pub async fn empty(asked: Asked) -> Answer {
+/// Lists of what this ledger has none of: offers, trades, pools. A stream of them waits for what never comes.
+pub async fn empty(State(app): State<App>, asked: Asked) -> Answer {
+    if asked.stream {
+        return Ok(stream::events(&app, asked.limit()?, |_| Ok(Vec::new())));
+    }
     Ok(hal(&resources::page(
         &asked,
         Vec::new(),

@@ -47,7 +47,7 @@ async fn envelope(request: Request) -> Result<(String, Vec<u8>), Problem> {
 }
 
 /// Hands an envelope to the ledger, off the runtime's threads: signatures are checked under the ledger's lock.
-async fn hand_over(app: &App, bytes: Vec<u8>) -> Result<Submission, Problem> {
+pub async fn hand_over(app: &App, bytes: Vec<u8>) -> Result<Submission, Problem> {
     let ledger = app.ledger.clone();
     tokio::task::spawn_blocking(move || ledger.submit(&bytes, ledger.now()))
         .await

@@ -1,6 +1,8 @@
 //! Keys, transactions and answers for the tests of this directory.
 #![allow(dead_code)]
 
+pub mod served;
+
 use ed25519_dalek::{Signer as _, SigningKey};
 use obol_ledger::{Closing, Filter, Ledger, LedgerConfig, Page, Submission};
 use stellar_xdr::*;
@@ -273,4 +275,85 @@ pub fn failed_operations(result: &TransactionResultResult) -> Vec<OperationResul
         },
         other => panic!("{other:?}"),
     }
+}
+
+/// What the ledger holds must be what its recorded changes make of the genesis: of each transaction first the fee's, then its own.
+pub fn same_as_recorded(ledger: &Ledger) {
+    let mut page = Page {
+        cursor: 0,
+        descending: false,
+        limit: 100_000,
+    };
+    let filter = Filter {
+        failed: true,
+        ..Filter::default()
+    };
+    let mut records = Vec::new();
+    loop {
+        let next = ledger.transactions(page, &filter).unwrap();
+        let Some(last) = next.last() else { break };
+        page.cursor = last.id;
+        records.extend(next);
+    }
+    let changes = |list: LedgerEntryChanges, into: &mut std::collections::BTreeMap<LedgerKey, LedgerEntry>| {
+        for change in list.0.into_vec() {
+            match change {
+                // What was there before must be what we have.
+                LedgerEntryChange::State(entry) => {
+                    if let Some(known) = into.get(&entry.to_key()) {
+                        assert_eq!(known.data, entry.data);
+                    }
+                }
+                LedgerEntryChange::Created(entry)
+                | LedgerEntryChange::Updated(entry)
+                | LedgerEntryChange::Restored(entry) => {
+                    into.insert(entry.to_key(), entry);
+                }
+                LedgerEntryChange::Removed(key) => {
+                    into.remove(&key).expect("what is removed was there");
+                }
+            }
+        }
+    };
+    let mut made = std::collections::BTreeMap::new();
+    let mut waiting = Vec::new();
+    let mut current = 0;
+    let mut apply = |waiting: &mut Vec<obol_ledger::history::TransactionRecord>| {
+        // All fees of a ledger come before all of its transactions.
+        for record in waiting.iter() {
+            changes(
+                LedgerEntryChanges::from_xdr(&record.fee_meta, Limits::none()).unwrap(),
+                &mut made,
+            );
+        }
+        for record in waiting.drain(..) {
+            let meta = TransactionMeta::from_xdr(&record.meta, Limits::none()).unwrap();
+            let before = match &meta {
+                TransactionMeta::V2(v2) => v2.tx_changes_before.clone(),
+                TransactionMeta::V3(v3) => v3.tx_changes_before.clone(),
+                TransactionMeta::V4(v4) => v4.tx_changes_before.clone(),
+                other => panic!("{other:?}"),
+            };
+            changes(before, &mut made);
+            for list in obol_ledger::history::operation_changes(&meta) {
+                changes(list.clone(), &mut made);
+            }
+        }
+    };
+    for record in records {
+        if record.ledger() != current {
+            apply(&mut waiting);
+            current = record.ledger();
+        }
+        waiting.push(record);
+    }
+    apply(&mut waiting);
+    for entry in ledger.entries() {
+        // The genesis account is in no change until something touches it.
+        match made.remove(&entry.to_key()) {
+            Some(known) => assert_eq!(known, entry),
+            None => assert_eq!(entry.last_modified_ledger_seq, 1, "{entry:?} came from nowhere"),
+        }
+    }
+    assert!(made.is_empty(), "recorded, and not there: {made:?}");
 }
