@@ -16,15 +16,36 @@
 //! | `gained` | our claims that a payee let lapse | |
 //! | `spent` | a client's expense: what it signed away | a signature |
 //!
+//! Trust backing, secured by nothing:
+//!
+//! | account | holds | grows by |
+//! |---|---|---|
+//! | `owed-by:P` | asset: what a peer's newest statement owes us and its payments have not settled | a statement of its |
+//! | `trusted:P` | owed to that peer: the part of its statements that no circuit has | a statement of its |
+//! | `held-by-trust` | owed to circuits: allocated of `trusted:P` and not yet spent; buys own bytes only | an allocation |
+//! | `owed-to:P` | owed to a peer by our newest statement, less what our payments settled | a statement of ours |
+//!
+//! A peer's payment on the ledger goes from `owed-by:P` to `received`; ours takes from `owed-to:P` what it adds to `capital`'s
+//! outflow. Neither ever touches `forwarding`: what is owed by trust is not passed on as secured money.
+//!
+//! Balances of escrows whose detail was erased are kept together under the id of zeros ([`ERASED`]).
+//!
 //! An amount is a debit of one account and a credit of another, so the sum over all is always zero; what can be wrong is a
 //! balance on the wrong side, and that is what [`Books::check`] looks for. It is also how invariant 1 of
 //! payment-protocol.md reads in the books: what was signed away comes out of `forwarding`, which never goes below zero.
 
+mod trust;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use obol_cell::{EscrowId, Stroops};
+use obol_cell::{DecodeError, EscrowId, PeerId, Reader, Stroops, Writer};
 use obol_toll::fact::{NodeFact, OutFact, Owner, PayerFact};
+
+use trust::TrustBooks;
+
+/// Stands for all escrows whose detail was erased.
+pub const ERASED: EscrowId = EscrowId([0; 32]);
 
 /// One account of the books.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,6 +76,14 @@ pub enum Account {
     Gained,
     /// See the [module](self).
     Spent,
+    /// See the [module](self).
+    OwedBy(PeerId),
+    /// See the [module](self).
+    Trusted(PeerId),
+    /// See the [module](self).
+    OwedTo(PeerId),
+    /// See the [module](self).
+    HeldByTrust,
 }
 
 impl Account {
@@ -68,31 +97,89 @@ impl Account {
             | Account::Forwarding
             | Account::Signed(_)
             | Account::Gained
+            | Account::Trusted(_)
+            | Account::OwedTo(_)
+            | Account::HeldByTrust
             | Account::Kept => -1,
-            // An unused purchase is given back to its payer out of the earnings, and capital comes and goes.
-            Account::Earned | Account::Capital => 0,
+            // An unused purchase is given back to its payer out of the earnings, capital comes and goes, and a peer may pay
+            // for a statement that we have lost.
+            Account::Earned | Account::Capital | Account::OwedBy(_) => 0,
         }
+    }
+
+    /// What the account is of, without whom it is about: as in reports.
+    pub fn class(self) -> &'static str {
+        match self {
+            Account::Claims(_) => "claims",
+            Account::Payer(_) => "payer",
+            Account::Signed(_) => "signed",
+            Account::Deposit(_) => "deposit",
+            Account::Held => "held",
+            Account::Forwarding => "forwarding",
+            Account::Earned => "earned",
+            Account::Kept => "kept",
+            Account::Capital => "capital",
+            Account::Received => "received",
+            Account::Lost => "lost",
+            Account::Gained => "gained",
+            Account::Spent => "spent",
+            Account::OwedBy(_) => "owed-by",
+            Account::Trusted(_) => "trusted",
+            Account::OwedTo(_) => "owed-to",
+            Account::HeldByTrust => "held-by-trust",
+        }
+    }
+
+    /// Whom the account is about: an escrow or a peer.
+    fn subject(&self) -> Option<&[u8; 32]> {
+        match self {
+            Account::Claims(e) | Account::Payer(e) | Account::Signed(e) | Account::Deposit(e) => Some(&e.0),
+            Account::OwedBy(p) | Account::Trusted(p) | Account::OwedTo(p) => Some(&p.0),
+            _ => None,
+        }
+    }
+
+    /// The account of a class and a subject.
+    fn of(class: &str, subject: Option<[u8; 32]>) -> Option<Account> {
+        Some(match (class, subject) {
+            ("claims", Some(id)) => Account::Claims(EscrowId(id)),
+            ("payer", Some(id)) => Account::Payer(EscrowId(id)),
+            ("signed", Some(id)) => Account::Signed(EscrowId(id)),
+            ("deposit", Some(id)) => Account::Deposit(EscrowId(id)),
+            ("owed-by", Some(id)) => Account::OwedBy(PeerId(id)),
+            ("trusted", Some(id)) => Account::Trusted(PeerId(id)),
+            ("owed-to", Some(id)) => Account::OwedTo(PeerId(id)),
+            ("held", None) => Account::Held,
+            ("forwarding", None) => Account::Forwarding,
+            ("earned", None) => Account::Earned,
+            ("kept", None) => Account::Kept,
+            ("capital", None) => Account::Capital,
+            ("received", None) => Account::Received,
+            ("lost", None) => Account::Lost,
+            ("gained", None) => Account::Gained,
+            ("spent", None) => Account::Spent,
+            ("held-by-trust", None) => Account::HeldByTrust,
+            _ => return None,
+        })
+    }
+
+    /// An account by its name in the journal.
+    pub(crate) fn from_name(name: &str) -> Option<Account> {
+        let Some((class, subject)) = name.split_once(':') else {
+            return Account::of(name, None);
+        };
+        let subject = <[u8; 32]>::try_from(hex::decode(subject).ok()?).ok()?;
+        Account::of(class, Some(subject))
     }
 }
 
 impl fmt::Display for Account {
-    /// As in the journal's table of entries.
+    /// As in the journal's table of accounts.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let of = |f: &mut fmt::Formatter<'_>, name, e: &EscrowId| write!(f, "{name}:{}", hex::encode(e.0));
-        match self {
-            Account::Claims(e) => of(f, "claims", e),
-            Account::Payer(e) => of(f, "payer", e),
-            Account::Signed(e) => of(f, "signed", e),
-            Account::Deposit(e) => of(f, "deposit", e),
-            Account::Held => f.write_str("held"),
-            Account::Forwarding => f.write_str("forwarding"),
-            Account::Earned => f.write_str("earned"),
-            Account::Kept => f.write_str("kept"),
-            Account::Capital => f.write_str("capital"),
-            Account::Received => f.write_str("received"),
-            Account::Lost => f.write_str("lost"),
-            Account::Gained => f.write_str("gained"),
-            Account::Spent => f.write_str("spent"),
+        f.write_str(self.class())?;
+        match self.subject() {
+            Some(subject) => write!(f, ":{}", hex::encode(subject)),
+            None => Ok(()),
         }
     }
 }
@@ -108,26 +195,16 @@ pub struct Entry {
     pub stroops: i64,
 }
 
-/// The books do not add up.
+/// The books do not add up. Its text names nobody.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Imbalance {
     /// An account has a balance on the side where it cannot have one.
-    #[error("account {account} is overdrawn by {by} stroops")]
+    #[error("an account {} is overdrawn by {by} stroops", account.class())]
     Overdrawn {
         /// The account.
         account: Account,
         /// By how much.
         by: i128,
-    },
-    /// The entries in the journal are not those that its facts make.
-    #[error("account {account} has {stored} stroops by its entries and {derived} by its facts")]
-    Differs {
-        /// The account, as in the journal.
-        account: String,
-        /// The balance by the stored entries: debits less credits.
-        stored: i128,
-        /// The balance by the facts.
-        derived: i128,
     },
     /// All balances together are not zero.
     #[error("the books are off by {by} stroops in all")]
@@ -136,7 +213,7 @@ pub enum Imbalance {
         by: i128,
     },
     /// More was signed away on an escrow than it holds.
-    #[error("escrow {escrow:?} owes {signed} stroops and holds {deposit}")]
+    #[error("{signed} stroops are signed away on an escrow that holds {deposit}")]
     OverSigned {
         /// The escrow.
         escrow: EscrowId,
@@ -151,7 +228,7 @@ pub enum Imbalance {
 type Holdings = Vec<(EscrowId, i64)>;
 
 /// The state of the books after some facts.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Books {
     balances: BTreeMap<Account, i128>,
     /// Incoming escrows: newest cumulative amount, and whether a client pays by it.
@@ -159,6 +236,17 @@ pub struct Books {
     /// Outgoing escrows: newest cumulative amount.
     outgoing: HashMap<EscrowId, i64>,
     held: HashMap<u64, Holdings>,
+    trust: TrustBooks,
+}
+
+/// The accounts of one escrow.
+pub(crate) fn of_escrow(escrow: EscrowId) -> [Account; 4] {
+    [
+        Account::Claims(escrow),
+        Account::Payer(escrow),
+        Account::Signed(escrow),
+        Account::Deposit(escrow),
+    ]
 }
 
 /// Whose money a claim of ours signs away.
@@ -187,25 +275,129 @@ impl Books {
         if sum != 0 {
             return Err(Imbalance::Sum { by: sum });
         }
-        for (account, balance) in &self.balances {
-            if account.side() * balance < 0 {
-                return Err(Imbalance::Overdrawn {
-                    account: *account,
-                    by: balance.abs(),
+        self.balances
+            .keys()
+            .try_for_each(|account| self.check_account(*account))
+    }
+
+    /// Whether one account's balance can be.
+    pub(crate) fn check_account(&self, account: Account) -> Result<(), Imbalance> {
+        let balance = self.balance(account);
+        if account.side() * balance < 0 {
+            return Err(Imbalance::Overdrawn {
+                account,
+                by: balance.abs(),
+            });
+        }
+        if let Account::Signed(escrow) | Account::Deposit(escrow) = account {
+            let signed = -self.balance(Account::Signed(escrow));
+            let deposit = self.balance(Account::Deposit(escrow));
+            if signed > deposit {
+                return Err(Imbalance::OverSigned {
+                    escrow,
+                    signed,
+                    deposit,
                 });
-            }
-            if let Account::Signed(escrow) = account {
-                let (signed, deposit) = (-balance, self.balance(Account::Deposit(*escrow)));
-                if signed > deposit {
-                    return Err(Imbalance::OverSigned {
-                        escrow: *escrow,
-                        signed,
-                        deposit,
-                    });
-                }
             }
         }
         Ok(())
+    }
+
+    /// Balances by class of account, debits less credits.
+    pub fn by_class(&self) -> BTreeMap<&'static str, i128> {
+        let mut classes = BTreeMap::new();
+        for (account, balance) in &self.balances {
+            *classes.entry(account.class()).or_default() += balance;
+        }
+        classes
+    }
+
+    /// Forgets escrows that are over: what is left on their accounts is kept together under [`ERASED`].
+    pub(crate) fn forget(&mut self, escrows: &[EscrowId]) {
+        for escrow in escrows {
+            self.incoming.remove(escrow);
+            self.outgoing.remove(escrow);
+            let (from, to) = (of_escrow(*escrow), of_escrow(ERASED));
+            for (account, erased) in from.into_iter().zip(to) {
+                let left = self.balances.remove(&account).unwrap_or(0);
+                if left != 0 {
+                    *self.balances.entry(erased).or_default() += left;
+                }
+            }
+        }
+    }
+
+    /// As a checkpoint keeps them; accounts without a balance are left out.
+    pub(crate) fn write(&self, w: &mut Writer) {
+        let count = |w: &mut Writer, n: usize| {
+            w.u64(n as u64);
+        };
+        count(w, self.balances.values().filter(|balance| **balance != 0).count());
+        for (account, balance) in self.balances.iter().filter(|(_, balance)| **balance != 0) {
+            let class = account.class().as_bytes();
+            w.u8(class.len() as u8).bytes(class);
+            match account.subject() {
+                Some(subject) => w.u8(1).bytes(subject),
+                None => w.u8(0),
+            };
+            w.bytes(&balance.to_be_bytes());
+        }
+        let incoming: BTreeMap<_, _> = self.incoming.iter().collect();
+        count(w, incoming.len());
+        for (escrow, (newest, client)) in incoming {
+            w.bytes(&escrow.0).bytes(&newest.to_be_bytes()).u8((*client).into());
+        }
+        let outgoing: BTreeMap<_, _> = self.outgoing.iter().collect();
+        count(w, outgoing.len());
+        for (escrow, newest) in outgoing {
+            w.bytes(&escrow.0).bytes(&newest.to_be_bytes());
+        }
+        let held: BTreeMap<_, _> = self.held.iter().collect();
+        count(w, held.len());
+        for (circuit, holdings) in held {
+            w.u64(*circuit);
+            count(w, holdings.len());
+            for (escrow, stroops) in holdings {
+                w.bytes(&escrow.0).bytes(&stroops.to_be_bytes());
+            }
+        }
+        self.trust.write(w);
+    }
+
+    /// What [`Books::write`] wrote.
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Books, DecodeError> {
+        let mut books = Books::default();
+        for _ in 0..r.u64()? {
+            let length = r.u8()?;
+            let mut class = Vec::with_capacity(length.into());
+            for _ in 0..length {
+                class.push(r.u8()?);
+            }
+            let subject = if r.bool("subject")? { Some(r.array()?) } else { None };
+            let class = String::from_utf8(class).unwrap_or_default();
+            let account = Account::of(&class, subject).ok_or(DecodeError::Kind(length))?;
+            books.balances.insert(account, i128::from_be_bytes(r.array()?));
+        }
+        for _ in 0..r.u64()? {
+            let escrow = EscrowId(r.array()?);
+            let newest = i64::from_be_bytes(r.array()?);
+            books.incoming.insert(escrow, (newest, r.bool("client")?));
+        }
+        for _ in 0..r.u64()? {
+            let escrow = EscrowId(r.array()?);
+            books.outgoing.insert(escrow, i64::from_be_bytes(r.array()?));
+        }
+        for _ in 0..r.u64()? {
+            let circuit = r.u64()?;
+            let mut holdings = Holdings::new();
+            for _ in 0..r.u64()? {
+                let escrow = EscrowId(r.array()?);
+                holdings.push((escrow, i64::from_be_bytes(r.array()?)));
+            }
+            books.held.insert(circuit, holdings);
+        }
+        books.trust = TrustBooks::read(r)?;
+        Ok(books)
     }
 
     /// The entries that a relay's fact makes.
@@ -259,12 +451,17 @@ impl Books {
             NodeFact::CircuitEnded { circuit } => {
                 let held = new.unhold(circuit.0, None, i64::MAX);
                 new.post(Account::Held, Account::Kept, held);
+                let owed = new.books.trust.held.remove(&circuit.0).unwrap_or(0);
+                new.post(Account::HeldByTrust, Account::Kept, owed);
             }
             NodeFact::InClosing { .. } | NodeFact::Flushing { .. } | NodeFact::FlushFailed { .. } => {}
             NodeFact::Settled { escrow, amount } => new.settled(*escrow, *amount),
             NodeFact::Out(fact) => new.out(fact, Purse::Forwarding),
             // A snapshot repeats what entries have recorded already.
             NodeFact::IncomingState { .. } | NodeFact::Totals { .. } => {}
+            NodeFact::Trust(fact) => new.trust(fact),
+            NodeFact::NewEpoch => new.books.trust.restored = true,
+            NodeFact::Day { .. } | NodeFact::Volume { .. } => {}
         }
         new.entries
     }
@@ -279,6 +476,7 @@ impl Books {
             PayerFact::Out(fact) => new.out(fact, Purse::Own),
             // The budget's own sum, derived from the same signatures.
             PayerFact::Spent { .. } => {}
+            PayerFact::NewEpoch => {}
         }
         new.entries
     }
@@ -334,6 +532,8 @@ impl Posting<'_> {
             };
             self.post(Account::Held, to, stroops);
         }
+        let owed: i64 = self.books.trust.held.drain().map(|(_, stroops)| stroops).sum();
+        self.post(Account::HeldByTrust, Account::Kept, owed);
     }
 
     fn claim(&mut self, escrow: EscrowId, cumulative: Stroops) {

@@ -11,6 +11,12 @@ pub enum OpenError {
         /// The journal.
         path: PathBuf,
     },
+    /// There is no such file, and none was to be made.
+    #[error("there is no journal {path}: check the path, or start the relay or the client once, which makes it")]
+    Missing {
+        /// The journal.
+        path: PathBuf,
+    },
     /// The directory or the file cannot be created or written.
     #[error("the journal {path} cannot be written ({kind}): check the directory's owner, permissions and free space")]
     NotWritable {
@@ -59,7 +65,7 @@ pub enum OpenError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// No space is left on the disk, or the journal has reached its size limit.
-    #[error("no space is left for the journal")]
+    #[error("no space is left for the journal: make room on its disk, or raise its limit, and start again")]
     Full,
     /// The file or its directory became read-only.
     #[error("the journal cannot be written any more")]

@@ -3,17 +3,24 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use obol_cell::DecodeError;
-use obol_toll::fact::{NodeFact, PayerFact};
-use rusqlite::{Connection, OptionalExtension as _, params};
+use obol_cell::{DecodeError, EscrowId, PeerId, Stroops, TransactionId};
+use obol_toll::fact::{NodeFact, OutFact, PayerFact, TrustFact};
+use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use crate::books::{Account, Books, Entry, Imbalance};
+use crate::audit::Finding;
+use crate::books::{Account, Books, Entry};
+use crate::chain::{Hash, Link};
+use crate::condense::{Condense, NodeState, PayerState};
 use crate::error::{OpenError, StoreError};
-use crate::log::{Bookkeeper, Log};
+use crate::keeper::{self, Keeper, Place, Settings};
+use crate::log::Log;
+use crate::{schema, state};
 
 /// What a journal keeps: the facts of a relay, or those of a client.
-pub trait Fact: Sized + Clone + Send + 'static {
+pub trait Fact: Sized + Clone + Copy + std::fmt::Debug + Send + 'static {
+    /// What facts come to.
+    type State: Condense<Fact = Self>;
     /// What a journal of these is called in its file.
     const KIND: &'static str;
     /// The fact as bytes.
@@ -22,9 +29,50 @@ pub trait Fact: Sized + Clone + Send + 'static {
     fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError>;
     /// Enters the fact into the books, and returns the entries it made.
     fn post(&self, books: &mut Books) -> Vec<Entry>;
+    /// What it says of traffic that was paid for.
+    fn carried(&self) -> Option<Carried>;
+    /// What it says of a transaction on the ledger.
+    fn on_ledger(&self) -> Option<OnLedger>;
+}
+
+/// Traffic that was paid for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Carried {
+    /// Bytes of credit; zero for a client, whose facts do not say.
+    pub bytes: u64,
+    /// What the relay earned by it; what the client spent.
+    pub earned: Stroops,
+    /// What went on to the next hop.
+    pub forwarded: Stroops,
+}
+
+/// What a fact says of an escrow on the ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnLedger {
+    /// An escrow of ours was opened with this balance.
+    Opened(EscrowId, Stroops),
+    /// An escrow of ours ended, and its payee was paid this.
+    Ended(EscrowId, Stroops),
+    /// An escrow that pays us ended, and we were paid this.
+    Settled(EscrowId, Stroops),
+    /// A claim of ours: its number and amount.
+    Signed(EscrowId, u32, Stroops),
+    /// A peer paid what it owed by trust.
+    Paid(PeerId, TransactionId),
+}
+
+fn out_on_ledger(fact: &OutFact) -> Option<OnLedger> {
+    match fact {
+        OutFact::Opened { escrow, balance } => Some(OnLedger::Opened(*escrow, *balance)),
+        OutFact::Ended { escrow, paid } => Some(OnLedger::Ended(*escrow, *paid)),
+        OutFact::Signed { escrow, k, cumulative } => Some(OnLedger::Signed(*escrow, *k, *cumulative)),
+        OutFact::Accepted { .. } | OutFact::Abandoned { .. } | OutFact::Closing { .. } => None,
+    }
 }
 
 impl Fact for NodeFact {
+    type State = NodeState;
+
     const KIND: &'static str = "relay";
 
     fn to_bytes(&self) -> Vec<u8> {
@@ -38,9 +86,41 @@ impl Fact for NodeFact {
     fn post(&self, books: &mut Books) -> Vec<Entry> {
         books.node_fact(self)
     }
+
+    fn carried(&self) -> Option<Carried> {
+        match self {
+            NodeFact::Spent {
+                earned,
+                forwarded,
+                credit,
+                ..
+            } => Some(Carried {
+                bytes: *credit,
+                earned: *earned,
+                forwarded: *forwarded,
+            }),
+            NodeFact::Trust(TrustFact::Spent { amount, credit, .. }) => Some(Carried {
+                bytes: *credit,
+                earned: *amount,
+                forwarded: Stroops::ZERO,
+            }),
+            _ => None,
+        }
+    }
+
+    fn on_ledger(&self) -> Option<OnLedger> {
+        match self {
+            NodeFact::Out(fact) => out_on_ledger(fact),
+            NodeFact::Settled { escrow, amount } => Some(OnLedger::Settled(*escrow, *amount)),
+            NodeFact::Trust(TrustFact::Settled { peer, transaction, .. }) => Some(OnLedger::Paid(*peer, *transaction)),
+            _ => None,
+        }
+    }
 }
 
 impl Fact for PayerFact {
+    type State = PayerState;
+
     const KIND: &'static str = "client";
 
     fn to_bytes(&self) -> Vec<u8> {
@@ -54,38 +134,65 @@ impl Fact for PayerFact {
     fn post(&self, books: &mut Books) -> Vec<Entry> {
         books.payer_fact(self)
     }
+
+    fn carried(&self) -> Option<Carried> {
+        None
+    }
+
+    fn on_ledger(&self) -> Option<OnLedger> {
+        match self {
+            PayerFact::Out(fact) => out_on_ledger(fact),
+            PayerFact::Spent { .. } | PayerFact::NewEpoch => None,
+        }
+    }
 }
 
 /// The setting that tells a relay's journal from a client's.
 const KIND_SETTING: &str = "journal-of";
 
-/// Limits of a journal.
+/// The setting that says how often this journal was imported, plus one.
+pub(crate) const EPOCH_SETTING: &str = "epoch";
+/// The setting that lists the escrows on which nothing is signed any more since an import.
+pub(crate) const SEALED_SETTING: &str = "sealed";
+
+/// Limits of a journal, and what it does by itself.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
     /// Size that the file may not exceed, bytes; an append beyond it fails as on a full disk.
     pub max_bytes: Option<u64>,
+    /// Facts older than so many days are added up to daily totals and erased. `None`: all are kept.
+    pub keep_days: Option<u32>,
+    /// Facts between two checkpoints. `None`: 50,000.
+    pub checkpoint_every: Option<u64>,
+    /// The time, unix seconds. `None`: the system's clock.
+    pub clock: Option<fn() -> u64>,
+    /// The name of SQLite's file layer. `None`: the system's. For tests: with another one the journal does not look after the
+    /// file's permissions.
+    pub vfs: Option<&'static str>,
 }
 
 /// An open journal of `F`. Clones share it; the file is let go with the last of them.
-pub struct Journal<F> {
+pub struct Journal<F: Fact> {
     pub(crate) log: Log,
-    books: Arc<Mutex<Books>>,
-    bookkeeper: Bookkeeper,
-    facts: std::marker::PhantomData<fn() -> F>,
+    pub(crate) keeper: Arc<Mutex<Keeper<F>>>,
+    pub(crate) clock: fn() -> u64,
+    epoch: u64,
+    sealed: Arc<[EscrowId]>,
 }
 
-impl<F> Clone for Journal<F> {
+impl<F: Fact> Clone for Journal<F> {
     fn clone(&self) -> Self {
         Journal {
             log: self.log.clone(),
-            books: Arc::clone(&self.books),
-            bookkeeper: Arc::clone(&self.bookkeeper),
-            facts: std::marker::PhantomData,
+            keeper: Arc::clone(&self.keeper),
+            clock: self.clock,
+            epoch: self.epoch,
+            sealed: Arc::clone(&self.sealed),
         }
     }
 }
 
-impl<F> std::fmt::Debug for Journal<F> {
+impl<F: Fact> std::fmt::Debug for Journal<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Journal")
             .field("path", &self.log.path())
@@ -94,7 +201,8 @@ impl<F> std::fmt::Debug for Journal<F> {
 }
 
 impl<F: Fact> Journal<F> {
-    /// Opens the journal at `path`, or makes it, and returns it with all its facts in order.
+    /// Opens the journal at `path`, or makes it, and returns it with the facts that its state follows from, in order: all of
+    /// them, or what the older ones come to (`condense.rs`) and those after it.
     ///
     /// Blocks for as long as reading them takes.
     pub fn open(path: &Path) -> Result<(Journal<F>, Vec<F>), OpenError> {
@@ -103,7 +211,32 @@ impl<F: Fact> Journal<F> {
 
     /// [`Journal::open`] with limits.
     pub fn open_with(path: &Path, options: Options) -> Result<(Journal<F>, Vec<F>), OpenError> {
-        let log = Log::open(path, options.max_bytes)?;
+        Self::open_or(path, true, options)
+    }
+
+    /// [`Journal::open`] of a journal that is there: [`OpenError::Missing`] if it is not. For tools that look at one.
+    pub fn open_existing(path: &Path) -> Result<(Journal<F>, Vec<F>), OpenError> {
+        Self::open_or(path, false, Options::default())
+    }
+
+    /// [`Journal::open_existing`] with limits.
+    pub fn open_existing_with(path: &Path, options: Options) -> Result<(Journal<F>, Vec<F>), OpenError> {
+        Self::open_or(path, false, options)
+    }
+
+    fn open_or(path: &Path, create: bool, options: Options) -> Result<(Journal<F>, Vec<F>), OpenError> {
+        let settings = Settings {
+            checkpoint_every: options.checkpoint_every.unwrap_or(keeper::CHECKPOINT_EVERY).max(1),
+            keep_days: options.keep_days,
+            clock: options.clock.unwrap_or(keeper::system_clock),
+        };
+        let how = schema::Opening {
+            create,
+            max_bytes: options.max_bytes,
+            today: keeper::day_of((settings.clock)()),
+            vfs: options.vfs,
+        };
+        let log = Log::open(path, how)?;
         let failed = |trouble| match trouble {
             StoreError::Corrupt => OpenError::Corrupt { path: path.into() },
             trouble => OpenError::Failed {
@@ -119,23 +252,39 @@ impl<F: Fact> Journal<F> {
                 wanted: F::KIND,
             });
         }
-        let (facts, books) = log.read_blocking(replay::<F>).map_err(failed)?;
-        let books = Arc::new(Mutex::new(books));
-        let of_bookkeeper = Arc::clone(&books);
-        let bookkeeper = move |sequence: u64, bytes: &[u8]| {
-            let fact = F::from_bytes(bytes).map_err(|_| StoreError::Unreadable { sequence })?;
-            Ok(fact.post(&mut of_bookkeeper.lock().unwrap_or_else(PoisonError::into_inner)))
+        let load = move |db: &Connection| {
+            let (keeper, facts) = Keeper::<F>::load(db, settings)?;
+            Ok((keeper, facts, epoch_of(db)?, sealed_of(db)?))
         };
-        let bookkeeper: Bookkeeper = Arc::new(Mutex::new(bookkeeper));
-        Ok((
-            Journal {
-                log,
-                books,
-                bookkeeper,
-                facts: std::marker::PhantomData,
-            },
-            facts,
-        ))
+        let (keeper, facts, epoch, sealed) = log.read_blocking(load).map_err(failed)?;
+        let keeper = Arc::new(Mutex::new(keeper));
+        let of_thread = Arc::clone(&keeper);
+        log.maintain(Box::new(move |db| {
+            of_thread.lock().unwrap_or_else(PoisonError::into_inner).maintain(db)
+        }));
+        let journal = Journal {
+            log,
+            keeper,
+            clock: settings.clock,
+            epoch,
+            sealed: sealed.into(),
+        };
+        Ok((journal, facts))
+    }
+
+    /// 1, and one more for each time that this journal came out of a backup (H13 in design-review.md).
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Escrows of an earlier epoch that this journal's owner paid by: nothing more may be signed on them, because the journal
+    /// from which the backup was made may have signed more since. Their ends (the payee's flush, the refund, the sweep) are
+    /// seen to as always. Empty where nothing was imported.
+    ///
+    /// The facts say the same to the state machines (`NewEpoch`), which also take nothing more on the escrows that pay them and
+    /// flush those at their start; nobody has to ask for this list to be safe.
+    pub fn sealed(&self) -> &[EscrowId] {
+        &self.sealed
     }
 
     /// Appends `facts`, all or none, after everything that was appended before, and calls `done` with the place of the
@@ -144,8 +293,7 @@ impl<F: Fact> Journal<F> {
     /// After a failure nothing more is appended ([`StoreError::Stopped`]): the memory of whoever appends is ahead of the
     /// journal then, and the journal alone decides what is owed.
     pub fn append_then(&self, facts: Vec<F>, done: impl FnOnce(Result<u64, StoreError>) + Send + 'static) {
-        let bytes = facts.iter().map(Fact::to_bytes).collect();
-        self.log.append(bytes, Arc::clone(&self.bookkeeper), Box::new(done));
+        self.log.append(facts, Arc::clone(&self.keeper), Box::new(done));
     }
 
     /// [`Journal::append_then`], awaited. The facts are queued when this is first polled.
@@ -160,60 +308,35 @@ impl<F: Fact> Journal<F> {
 
     /// The balance of every account, debits less credits, as of the last append.
     pub fn balances(&self) -> Vec<(Account, i128)> {
-        let books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
-        books
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        keeper
+            .books
             .balances()
             .iter()
             .map(|(account, balance)| (*account, *balance))
             .collect()
     }
 
-    /// Checks the books three ways: the file's pages and indices; the stored entries against those that the stored facts
-    /// make; and every balance against the side that it must be on. Reads everything.
-    pub async fn audit(&self) -> Result<(), AuditError> {
-        let (stored, books) = self
-            .log
-            .read_async(|db| {
-                let verdict: String = db.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
-                if verdict != "ok" {
-                    return Err(StoreError::Corrupt);
-                }
-                let mut stored = std::collections::BTreeMap::<String, i128>::new();
-                let mut query = db.prepare("SELECT debit, credit, stroops FROM entries")?;
-                let mut rows = query.query([])?;
-                while let Some(row) = rows.next()? {
-                    let stroops = i128::from(row.get::<_, i64>(2)?);
-                    *stored.entry(row.get(0)?).or_default() += stroops;
-                    *stored.entry(row.get(1)?).or_default() -= stroops;
-                }
-                let (_, books) = replay::<F>(db)?;
-                Ok((stored, books))
-            })
-            .await?;
-        let derived: std::collections::BTreeMap<String, i128> = books
-            .balances()
-            .iter()
-            .map(|(account, balance)| (account.to_string(), *balance))
-            .collect();
-        for name in stored.keys().chain(derived.keys()) {
-            let of = |map: &std::collections::BTreeMap<String, i128>| map.get(name).copied().unwrap_or(0);
-            if of(&stored) != of(&derived) {
-                let (stored, derived) = (of(&stored), of(&derived));
-                return Err(Imbalance::Differs {
-                    account: name.clone(),
-                    stored,
-                    derived,
-                }
-                .into());
-            }
-        }
-        books.check()?;
-        Ok(())
-    }
-
-    /// Facts `from` to the end, `from` counted from 1; with the number of the append that each came in.
+    /// Facts `from` to the end, `from` counted from 1; with the number of the append that each came in. Those that were erased
+    /// are not among them.
     pub async fn facts_from(&self, from: u64) -> Result<Vec<(u64, F)>, StoreError> {
-        self.log.read_async(move |db| read_facts::<F>(db, from)).await
+        self.log
+            .read_async(move |db| {
+                let mut facts = Vec::new();
+                let first = db.query_row(
+                    "SELECT coalesce(max(last), 0) FROM batches WHERE last < ?1",
+                    [i64::try_from(from).unwrap_or(i64::MAX)],
+                    |row| row.get::<_, i64>(0),
+                )?;
+                read_batches::<F>(db, first.unsigned_abs(), u64::MAX, |batch| {
+                    let numbered = (batch.first..).zip(&batch.facts);
+                    let wanted = numbered.filter(|(sequence, _)| *sequence >= from);
+                    facts.extend(wanted.map(|(_, fact)| (batch.place.batch, *fact)));
+                    Ok(())
+                })?;
+                Ok(facts)
+            })
+            .await
     }
 }
 
@@ -223,44 +346,117 @@ pub enum AuditError {
     /// The journal cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The books do not add up.
+    /// Something in it is not as it must be: the first such thing.
     #[error(transparent)]
-    Books(#[from] Imbalance),
+    Found(#[from] Finding),
+}
+
+/// One append as it is stored.
+pub(crate) struct Batch<F> {
+    /// Its last fact, number, day, and the chain that is stored with it.
+    pub(crate) place: Place,
+    /// Its first fact.
+    pub(crate) first: u64,
+    pub(crate) facts: Vec<F>,
+    bodies: Vec<Vec<u8>>,
+}
+
+impl<F> Batch<F> {
+    /// The chain after this batch when it follows on `before`; `None` if it does not, or if facts of it are missing.
+    pub(crate) fn chain_after(&self, before: &Place) -> Option<Hash> {
+        let follows = self.place.batch == before.batch + 1
+            && self.first == before.sequence + 1
+            && self.place.sequence.checked_sub(before.sequence) == Some(self.bodies.len() as u64);
+        if !follows {
+            return None;
+        }
+        let mut link = Link::new(&before.chain, self.place.batch, self.place.day, self.first);
+        self.bodies.iter().for_each(|body| link.fact(body));
+        Some(link.end())
+    }
+
+    /// The facts as they are stored.
+    pub(crate) fn bodies(&self) -> &[Vec<u8>] {
+        &self.bodies
+    }
+}
+
+/// Reads the batches after fact `after`, in order, up to the one with which `most` facts are reached.
+pub(crate) fn read_batches<F: Fact>(
+    db: &Connection,
+    after: u64,
+    most: u64,
+    mut each: impl FnMut(Batch<F>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let after = i64::try_from(after).unwrap_or(i64::MAX);
+    let mut batches =
+        db.prepare_cached("SELECT batch, last, day, chain FROM batches WHERE last > ?1 ORDER BY batch")?;
+    let mut batches = batches.query([after])?;
+    let mut facts =
+        db.prepare_cached("SELECT sequence, batch, body FROM facts WHERE sequence > ?1 ORDER BY sequence")?;
+    let mut facts = facts.query([after])?;
+    let mut next = read_fact(&mut facts)?;
+    let mut count = 0;
+    while let Some(row) = batches.next()? {
+        let place = Place {
+            batch: row.get::<_, i64>(0)?.unsigned_abs(),
+            sequence: row.get::<_, i64>(1)?.unsigned_abs(),
+            day: row.get(2)?,
+            chain: row.get(3)?,
+        };
+        let mut batch = Batch {
+            first: next.as_ref().map_or(0, |(sequence, ..)| *sequence),
+            place,
+            facts: Vec::new(),
+            bodies: Vec::new(),
+        };
+        while let Some((sequence, _, body)) =
+            next.take_if(|(sequence, of, _)| *sequence <= place.sequence && *of == place.batch)
+        {
+            let fact = F::from_bytes(&body).map_err(|_| StoreError::Unreadable { sequence })?;
+            batch.facts.push(fact);
+            batch.bodies.push(body);
+            next = read_fact(&mut facts)?;
+        }
+        count += batch.facts.len() as u64;
+        each(batch)?;
+        if count >= most {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn read_fact(rows: &mut rusqlite::Rows<'_>) -> Result<Option<(u64, u64, Vec<u8>)>, StoreError> {
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let sequence = row.get::<_, i64>(0)?.unsigned_abs();
+    Ok(Some((sequence, row.get::<_, i64>(1)?.unsigned_abs(), row.get(2)?)))
 }
 
 /// The kind in the file; a new file becomes one of `kind`.
 fn kind_of(db: &Connection, kind: &str) -> Result<String, StoreError> {
-    let insert = "INSERT OR IGNORE INTO settings (name, value) VALUES (?1, ?2)";
-    db.execute(insert, params![KIND_SETTING, kind.as_bytes()])?;
-    let found: Option<Vec<u8>> = db
-        .query_row("SELECT value FROM settings WHERE name = ?1", [KIND_SETTING], |row| {
-            row.get(0)
-        })
-        .optional()?;
-    found
-        .and_then(|bytes| String::from_utf8(bytes).ok())
-        .ok_or(StoreError::Corrupt)
+    let found = match state::setting(db, KIND_SETTING)? {
+        Some(found) => found,
+        None => {
+            state::put_setting(db, KIND_SETTING, kind.as_bytes())?;
+            kind.as_bytes().to_vec()
+        }
+    };
+    String::from_utf8(found).map_err(|_| StoreError::Corrupt)
 }
 
-fn read_facts<F: Fact>(db: &Connection, from: u64) -> Result<Vec<(u64, F)>, StoreError> {
-    let from = i64::try_from(from).unwrap_or(i64::MAX);
-    let mut query = db.prepare("SELECT sequence, batch, body FROM facts WHERE sequence >= ?1 ORDER BY sequence")?;
-    let mut rows = query.query([from])?;
-    let mut facts = Vec::new();
-    while let Some(row) = rows.next()? {
-        let sequence = row.get::<_, i64>(0)?.unsigned_abs();
-        let body = row.get_ref(2)?.as_blob().map_err(|_| StoreError::Corrupt)?;
-        let fact = F::from_bytes(body).map_err(|_| StoreError::Unreadable { sequence })?;
-        facts.push((row.get::<_, i64>(1)?.unsigned_abs(), fact));
-    }
-    Ok(facts)
+pub(crate) fn epoch_of(db: &Connection) -> Result<u64, StoreError> {
+    let Some(epoch) = state::setting(db, EPOCH_SETTING)? else {
+        return Ok(1);
+    };
+    let epoch = <[u8; 8]>::try_from(epoch).map_err(|_| StoreError::Corrupt)?;
+    Ok(u64::from_be_bytes(epoch))
 }
 
-fn replay<F: Fact>(db: &Connection) -> Result<(Vec<F>, Books), StoreError> {
-    let facts: Vec<F> = read_facts(db, 1)?.into_iter().map(|(_, fact)| fact).collect();
-    let mut books = Books::default();
-    for fact in &facts {
-        fact.post(&mut books);
-    }
-    Ok((facts, books))
+fn sealed_of(db: &Connection) -> Result<Vec<EscrowId>, StoreError> {
+    let sealed = state::setting(db, SEALED_SETTING)?.unwrap_or_default();
+    let (ids, []) = sealed.as_chunks::<32>() else {
+        return Err(StoreError::Corrupt);
+    };
+    Ok(ids.iter().map(|id| EscrowId(*id)).collect())
 }

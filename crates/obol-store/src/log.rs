@@ -1,4 +1,4 @@
-//! An ordered, durable list of facts as bytes, with what stands beside it: secrets, settings, submissions.
+//! The thread that owns the file, and how everybody reaches it.
 //!
 //! This half of the crate knows SQLite and not what a fact says; [`crate::Journal`] is the other half.
 
@@ -6,19 +6,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use crate::books::Entry;
 use crate::error::{OpenError, StoreError};
+use crate::hold::{self, Side};
+use crate::journal::Fact;
+use crate::keeper::Keeper;
 use crate::schema;
-use crate::writer::{self, Command, Write};
+use crate::writer::{self, Command, Maintain, Write};
 
-/// Turns a fact (its place, its bytes) into the entries that it makes in the books.
-pub(crate) type Bookkeeper = Arc<Mutex<dyn FnMut(u64, &[u8]) -> Result<Vec<Entry>, StoreError> + Send>>;
-
-/// Called with the place of the last fact of an append once that is durable.
-type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
+/// Called with the outcome once it is durable.
+pub(crate) type Done<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
 
 /// The open file. Clones share it; it is closed with the last of them.
 #[derive(Clone)]
@@ -48,8 +47,8 @@ impl Drop for Shared {
 }
 
 impl Log {
-    pub(crate) fn open(path: &Path, max_bytes: Option<u64>) -> Result<Log, OpenError> {
-        let db = schema::open(path, max_bytes)?;
+    pub(crate) fn open(path: &Path, how: schema::Opening) -> Result<Log, OpenError> {
+        let db = schema::open(path, how)?;
         let (commands, queue) = mpsc::channel();
         let spawned = thread::Builder::new()
             .name("obol-journal".into())
@@ -79,13 +78,19 @@ impl Log {
     }
 
     /// Appends facts, all or none, after all that were appended before.
-    pub(crate) fn append(&self, facts: Vec<Vec<u8>>, bookkeeper: Bookkeeper, done: Done<u64>) {
+    pub(crate) fn append<F: Fact>(&self, facts: Vec<F>, keeper: Arc<Mutex<Keeper<F>>>, done: Done<u64>) {
         self.send(Box::new(Append {
             facts,
-            bookkeeper,
+            keeper,
             last: 0,
             done,
         }));
+    }
+
+    /// From now on this is done between groups of writes.
+    pub(crate) fn maintain(&self, maintain: Maintain) {
+        // A thread that has ended has nothing to maintain.
+        let _ = self.shared.commands.send(Command::Maintain(maintain));
     }
 
     /// A write of another kind.
@@ -168,38 +173,18 @@ impl Log {
 }
 
 /// An append on its way through the writer.
-struct Append {
-    facts: Vec<Vec<u8>>,
-    bookkeeper: Bookkeeper,
+struct Append<F: Fact> {
+    facts: Vec<F>,
+    keeper: Arc<Mutex<Keeper<F>>>,
     last: u64,
     done: Done<u64>,
 }
 
-impl Write for Append {
+impl<F: Fact> Write for Append<F> {
     fn run(&mut self, db: &Connection) -> Result<(), StoreError> {
-        let (last, batch): (i64, i64) = db
-            .prepare_cached("SELECT sequence, batch FROM facts ORDER BY sequence DESC LIMIT 1")?
-            .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
-            .optional()?
-            .unwrap_or((0, 0));
-        let mut insert_fact = db.prepare_cached("INSERT INTO facts (sequence, batch, body) VALUES (?1, ?2, ?3)")?;
-        let mut insert_entry =
-            db.prepare_cached("INSERT INTO entries (sequence, debit, credit, stroops) VALUES (?1, ?2, ?3, ?4)")?;
-        let mut bookkeeper = self.bookkeeper.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut sequence = last;
-        for fact in &self.facts {
-            sequence += 1;
-            insert_fact.execute(params![sequence, batch + 1, fact])?;
-            for entry in bookkeeper(sequence.unsigned_abs(), fact)? {
-                insert_entry.execute(params![
-                    sequence,
-                    entry.debit.to_string(),
-                    entry.credit.to_string(),
-                    entry.stroops
-                ])?;
-            }
-        }
-        self.last = sequence.unsigned_abs();
+        hold::reached(Side::Before, &hold::names(&self.facts));
+        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        self.last = keeper.append(db, &self.facts)?;
         Ok(())
     }
 
@@ -208,6 +193,9 @@ impl Write for Append {
     }
 
     fn done(self: Box<Self>, outcome: Result<(), StoreError>) {
+        if outcome.is_ok() {
+            hold::reached(Side::After, &hold::names(&self.facts));
+        }
         let last = self.last;
         (self.done)(outcome.map(|()| last));
     }

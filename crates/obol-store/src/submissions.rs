@@ -1,42 +1,72 @@
 //! What was sent to the ledger, recorded before it is sent: obol-stellar's outbox on the journal.
 
 use async_trait::async_trait;
-use obol_cell::{AccountId, EscrowId, Stroops};
+use obol_cell::{AccountId, EscrowId, NetworkId, Stroops};
 use obol_stellar::outbox::{Bound, Outbox, OutboxError, Outcome, Purpose, Submission};
 use obol_stellar::rail::{Code, ResultCodes};
-use obol_stellar::tx::TxHash;
+use obol_stellar::tx::{SignedTx, TxHash};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
+use crate::chain;
 use crate::error::StoreError;
-use crate::journal::Journal;
+use crate::hold::{self, Side};
+use crate::journal::{Fact, Journal};
+use crate::keeper::day_of;
 
 /// The columns of a submission, in the order in which [`read_submission`] takes them.
 const COLUMNS: &str = "hash, inner_hash, envelope, purpose, subject, source, source_sequence, until_time, before_ledger, \
                        fee, outcome, ledger, fee_charged, codes";
 
-impl<F> Journal<F> {
+/// All columns that a submission's digest is of, and how many.
+pub(crate) const DIGESTED: &str = "hash, inner_hash, envelope, purpose, subject, source, source_sequence, until_time, \
+                                   before_ledger, fee, outcome, ledger, fee_charged, codes, day, resolved, number";
+pub(crate) const DIGESTED_COUNT: usize = 17;
+
+impl<F: Fact> Journal<F> {
     /// Everything that was ever recorded, oldest first, with what is known to have become of it.
     pub async fn submissions(&self) -> Result<Vec<(Submission, Option<Outcome>)>, StoreError> {
         self.log.read_async(|db| select(db, "TRUE", [])).await
     }
 }
 
+impl<F: Fact> Journal<F> {
+    /// Comes to the point after a commit, on the journal's own thread: a thread of the runtime would take others' tasks with it.
+    async fn passed(&self, names: Vec<String>) -> Result<(), OutboxError> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let reached = move |_: &Connection| {
+            hold::reached(Side::After, &names);
+            Ok(())
+        };
+        self.log.read_async(reached).await.map_err(outbox_error)
+    }
+}
+
 #[async_trait]
-impl<F> Outbox for Journal<F> {
+impl<F: Fact> Outbox for Journal<F> {
     async fn record(&self, submission: &Submission) -> Result<(), OutboxError> {
-        let submission = submission.clone();
+        let (submission, day) = (submission.clone(), day_of((self.clock)()));
+        let name = hold::named(|| format!("record.{}", purpose_columns(&submission.purpose).0));
+        let before = name.clone();
         self.log
-            .write_async(move |db| insert(db, &submission))
+            .write_async(move |db| {
+                hold::reached(Side::Before, &before);
+                insert(db, &submission, day)
+            })
             .await
-            .map_err(outbox_error)
+            .map_err(outbox_error)?;
+        self.passed(name).await
     }
 
     async fn resolve(&self, hash: TxHash, outcome: &Outcome) -> Result<(), OutboxError> {
-        let outcome = outcome.clone();
-        self.log
-            .write_async(move |db| update(db, hash, &outcome))
+        let (outcome, day) = (outcome.clone(), day_of((self.clock)()));
+        let purpose = self
+            .log
+            .write_async(move |db| update(db, hash, &outcome, day))
             .await
-            .map_err(outbox_error)
+            .map_err(outbox_error)?;
+        self.passed(hold::named(|| format!("resolve.{purpose}"))).await
     }
 
     async fn pending(&self) -> Result<Vec<Submission>, OutboxError> {
@@ -68,13 +98,70 @@ fn outbox_error(error: StoreError) -> OutboxError {
     OutboxError(Box::new(error))
 }
 
-fn insert(db: &Connection, s: &Submission) -> Result<(), StoreError> {
+/// What an opening's envelope pays in assets, stroops: the deposits of all escrows that it opens. `None`: it cannot be read.
+pub(crate) fn locked_by(envelope: &[u8]) -> Option<i64> {
+    // The network matters to the hash alone.
+    let tx = SignedTx::from_bytes(NetworkId([0; 32]), envelope).ok()?;
+    Some(tx.pays().get())
+}
+
+/// The digest of a row of [`DIGESTED`].
+pub(crate) fn digest(row: &Row<'_>) -> Result<Vec<u8>, StoreError> {
+    Ok(chain::Row::new("submissions").columns(row, DIGESTED_COUNT)?.digest())
+}
+
+/// Computes a row's digest anew.
+pub(crate) fn seal(db: &Connection, hash: &[u8; 32]) -> Result<(), StoreError> {
+    let select = format!("SELECT {DIGESTED} FROM submissions WHERE hash = ?1");
+    let digest = db
+        .prepare_cached(&select)?
+        .query_row([hash], |row| Ok(digest(row)))
+        .optional()?;
+    let digest = digest.ok_or(StoreError::Conflict)??;
+    db.execute(
+        "UPDATE submissions SET digest = ?2 WHERE hash = ?1",
+        params![hash, digest],
+    )?;
+    Ok(())
+}
+
+/// After an import: numbers go on after all that were ever used.
+pub(crate) fn restore_numbers(db: &Connection) -> Result<(), StoreError> {
+    let used = "SELECT max(coalesce((SELECT max(number) FROM submissions), 0), coalesce((SELECT max(number) FROM transactions), 0))";
+    let used: i64 = db.query_row(used, [], |row| row.get(0))?;
+    db.execute("DELETE FROM sqlite_sequence WHERE name = 'submissions'", [])?;
+    db.execute(
+        "INSERT INTO sqlite_sequence (name, seq) VALUES ('submissions', ?1)",
+        [used],
+    )?;
+    Ok(())
+}
+
+/// Gives the rows of a migrated file, which did not say on which day they came, the day `today` and their digests.
+pub(crate) fn seal_all(db: &Connection, today: u32) -> Result<(), StoreError> {
+    db.execute(
+        "UPDATE submissions SET day = ?1, resolved = CASE WHEN outcome IS NULL THEN NULL ELSE ?1 END",
+        [today],
+    )?;
+    let mut query = db.prepare("SELECT hash FROM submissions")?;
+    let hashes: Vec<[u8; 32]> = query.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    hashes.iter().try_for_each(|hash| seal(db, hash))
+}
+
+fn insert(db: &Connection, s: &Submission, day: u32) -> Result<(), StoreError> {
     let (purpose, subject) = purpose_columns(&s.purpose);
     // The hash covers what is sent, so the same hash is the same submission.
+    let known: bool = db
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM submissions WHERE hash = ?1)")?
+        .query_row([s.hash.0], |row| row.get(0))?;
+    if known {
+        return Ok(());
+    }
+    // Numbers are never used again, so that a missing row shows.
     db.execute(
-        "INSERT OR IGNORE INTO submissions (hash, inner_hash, envelope, purpose, subject, source, source_sequence,
-             until_time, before_ledger, fee)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        "INSERT INTO submissions (hash, inner_hash, envelope, purpose, subject, source, source_sequence,
+             until_time, before_ledger, fee, day)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         params![
             s.hash.0,
             s.inner_hash.map(|hash| hash.0),
@@ -86,17 +173,24 @@ fn insert(db: &Connection, s: &Submission) -> Result<(), StoreError> {
             s.bound.until_time.cast_signed(),
             s.bound.before_ledger,
             s.fee.get(),
+            day,
         ],
     )?;
-    Ok(())
+    seal(db, &s.hash.0)
 }
 
-fn update(db: &Connection, hash: TxHash, outcome: &Outcome) -> Result<(), StoreError> {
-    let known: Option<Option<String>> = db
-        .query_row("SELECT outcome FROM submissions WHERE hash = ?1", [hash.0], |row| {
-            row.get(0)
-        })
+/// Stores what became of a submission, and says what it was for.
+fn update(db: &Connection, hash: TxHash, outcome: &Outcome, day: u32) -> Result<String, StoreError> {
+    let known: Option<(Option<String>, String)> = db
+        .query_row(
+            "SELECT outcome, purpose FROM submissions WHERE hash = ?1",
+            [hash.0],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
         .optional()?;
+    let Some((known, purpose)) = known else {
+        return Err(StoreError::Conflict);
+    };
     let (name, ledger, fee, codes) = match outcome {
         Outcome::Applied { ledger, fee_charged } => ("applied", Some(*ledger), Some(*fee_charged), None),
         Outcome::Failed {
@@ -106,23 +200,20 @@ fn update(db: &Connection, hash: TxHash, outcome: &Outcome) -> Result<(), StoreE
         } => ("failed", Some(*ledger), Some(*fee_charged), Some(codes_text(codes))),
         Outcome::Dead => ("dead", None, None, None),
     };
-    match known.as_ref().map(Option::as_deref) {
-        None => return Err(StoreError::Conflict),
-        // What a ledger has shown is final; "dead" was an inference, and the ledger may correct it.
-        Some(Some(known)) if known != "dead" => {
-            return if known == name {
-                Ok(())
-            } else {
-                Err(StoreError::Conflict)
-            };
-        }
-        Some(_) => {}
+    // What a ledger has shown is final; "dead" was an inference, and the ledger may correct it.
+    if let Some(known) = known.filter(|known| known != "dead") {
+        return if known == name {
+            Ok(purpose)
+        } else {
+            Err(StoreError::Conflict)
+        };
     }
     db.execute(
-        "UPDATE submissions SET outcome = ?2, ledger = ?3, fee_charged = ?4, codes = ?5 WHERE hash = ?1",
-        params![hash.0, name, ledger, fee.map(Stroops::get), codes],
+        "UPDATE submissions SET outcome = ?2, ledger = ?3, fee_charged = ?4, codes = ?5, resolved = ?6 WHERE hash = ?1",
+        params![hash.0, name, ledger, fee.map(Stroops::get), codes, day],
     )?;
-    Ok(())
+    seal(db, &hash.0)?;
+    Ok(purpose)
 }
 
 /// The submissions for which `condition` holds, oldest first.

@@ -25,11 +25,16 @@ pub(crate) trait Write: Send {
     fn done(self: Box<Self>, outcome: Result<(), StoreError>);
 }
 
+/// Work of the journal's own, done between groups of writes, in small parts: says whether a part is left.
+pub(crate) type Maintain = Box<dyn FnMut(&mut Connection) -> Result<bool, StoreError> + Send>;
+
 /// What the thread is asked to do.
 pub(crate) enum Command {
     Write(Box<dyn Write>),
     /// Sees every write that was queued before it.
     Read(Box<dyn FnOnce(&Connection) + Send>),
+    /// What is done between groups from now on.
+    Maintain(Maintain),
     /// Finish and let the file go.
     Close,
 }
@@ -38,10 +43,22 @@ pub(crate) enum Command {
 pub(crate) fn run(mut db: Connection, commands: &mpsc::Receiver<Command>) {
     let mut stopped = false;
     let mut open = true;
+    let mut maintain: Option<Maintain> = None;
+    let mut more = false;
     while open {
-        let Ok(first) = commands.recv() else { break };
+        // While a part of the own work is left, nobody is waited for.
+        let first = if more {
+            match commands.try_recv() {
+                Ok(first) => Some(first),
+                Err(mpsc::TryRecvError::Empty) => None,
+                Err(mpsc::TryRecvError::Disconnected) => break,
+            }
+        } else {
+            let Ok(first) = commands.recv() else { break };
+            Some(first)
+        };
         let mut writes: Vec<Box<dyn Write>> = Vec::new();
-        let mut next = Some(first);
+        let mut next = first;
         let mut read = None;
         while let Some(command) = next.take() {
             match command {
@@ -50,6 +67,7 @@ pub(crate) fn run(mut db: Connection, commands: &mpsc::Receiver<Command>) {
                     read = Some(f);
                     break;
                 }
+                Command::Maintain(work) => maintain = Some(work),
                 Command::Close => {
                     open = false;
                     break;
@@ -64,6 +82,20 @@ pub(crate) fn run(mut db: Connection, commands: &mpsc::Receiver<Command>) {
         }
         if let Some(read) = read {
             read(&db);
+        }
+        more = false;
+        if !stopped
+            && open
+            && let Some(work) = &mut maintain
+        {
+            match work(&mut db) {
+                Ok(left) => more = left,
+                Err(error) => {
+                    // Nothing that anybody was promised depends on it; it is tried again at the next start.
+                    tracing::error!("the journal could not be put in order: {error}");
+                    maintain = None;
+                }
+            }
         }
     }
     // Folds the log into the file; what fails here is in the log and read from it the next time.

@@ -6,8 +6,8 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::mpsc;
 
-use common::{JOURNAL, again, claim, line};
-use obol_store::Journal;
+use common::{JOURNAL, again, all_facts, audit, claim, line};
+use obol_store::{Journal, Options};
 use obol_toll::fact::NodeFact;
 use rand::{Rng as _, RngExt as _, SeedableRng as _};
 
@@ -28,8 +28,13 @@ fn batch(i: u64) -> Vec<NodeFact> {
 #[test]
 fn appending_process() {
     let Some(path) = std::env::var_os(JOURNAL) else { return };
-    let (journal, facts) = Journal::<NodeFact>::open(&PathBuf::from(path)).expect("opens");
-    let mut next = whole_batches(&facts);
+    // Checkpoints, too, are written at any moment.
+    let options = Options {
+        checkpoint_every: Some(500),
+        ..Options::default()
+    };
+    let (journal, _) = Journal::<NodeFact>::open_with(&PathBuf::from(path), options).expect("opens");
+    let mut next = whole_batches(&all_facts(&journal));
     println!("ready");
     loop {
         let (tell, told) = mpsc::channel();
@@ -87,9 +92,10 @@ fn what_was_durable_survives_a_kill_and_no_append_is_there_in_part() {
         while let Some(number) = line(&mut output, "durable ") {
             known = known.max(number.parse::<u64>().expect("a number") + 1);
         }
-        let (journal, facts) = Journal::<NodeFact>::open(&path).expect("opens after a kill");
-        let found = whole_batches(&facts);
+        let (journal, _) = Journal::<NodeFact>::open(&path).expect("opens after a kill");
+        let found = whole_batches(&all_facts(&journal));
         assert!(found >= known, "{known} appends were durable, {found} are there");
+        assert_eq!(audit(&journal), Ok(()), "after a kill");
         drop(journal);
     }
     assert!(known > 100, "the processes got somewhere: {known}");

@@ -95,7 +95,8 @@ fn a_second_process_and_a_second_opening_here_are_refused() {
 async fn a_full_disk_stops_appending_and_keeps_what_was_there() {
     let (_directory, path) = fresh();
     let options = Options {
-        max_bytes: Some(120_000),
+        max_bytes: Some(200_000),
+        ..Options::default()
     };
     let (journal, _) = Journal::<NodeFact>::open_with(&path, options).expect("opens");
     let mut stored = Vec::new();
@@ -120,7 +121,8 @@ async fn a_full_disk_stops_appending_and_keeps_what_was_there() {
 async fn appends_queued_behind_one_that_fails_are_refused_too() {
     let (_directory, path) = fresh();
     let options = Options {
-        max_bytes: Some(120_000),
+        max_bytes: Some(200_000),
+        ..Options::default()
     };
     let (journal, _) = Journal::<NodeFact>::open_with(&path, options).expect("opens");
     let mut waiting = Vec::new();
@@ -286,7 +288,8 @@ async fn an_audit_finds_entries_that_were_changed() {
     drop(journal);
     let db = rusqlite::Connection::open(&path).expect("opens");
     db.execute(
-        "UPDATE entries SET stroops = stroops + 1 WHERE debit = 'held' AND credit = 'earned'",
+        "UPDATE entries SET stroops = stroops + 1 WHERE debit = (SELECT id FROM accounts WHERE name = 'held')
+             AND credit = (SELECT id FROM accounts WHERE name = 'earned')",
         [],
     )
     .expect("changed");
