@@ -6,6 +6,7 @@
 mod accounting;
 mod bandwidth;
 mod defence;
+mod owing;
 mod payments;
 mod values;
 
@@ -19,7 +20,8 @@ pub use accounting::{Accounting, Start};
 pub use bandwidth::{Bandwidth, Unpaid};
 pub use defence::Defence;
 pub use obol_stellar::settings::{Amount, AssetName, Invalid, Span};
-pub use payments::{Accounts, Escrows, Ledger, Payments, Peers};
+pub use owing::{AccountName, Owing, RelayIdentity, TrustedRelay};
+pub use payments::{Accounts, Escrows, Ledger, Limits, Payments, Peers};
 pub use values::{Fingerprint, Size, ValueError};
 
 /// Everything that one relay is told.

@@ -38,6 +38,19 @@ const DIRECTION: (&str, &[&str]) = ("direction", &["to_client", "from_client"]);
 const SIDE: (&str, &[&str]) = ("side", &["payee", "payer"]);
 /// Why payments are refused, as in payment-protocol.md.
 pub const REFUSALS: &[&str] = &["no_funds", "over_limit", "failed", "closing"];
+/// What is limited (settlement.md, M6); as in the configuration, where it is set there.
+pub const LIMITS: &[&str] = &[
+    "unsettled",
+    "unsettled_of_payer",
+    "locked",
+    "locked_with_peer",
+    "new_escrows",
+    "payee_lumens",
+    "payer_lumens",
+    "owed_to_us",
+    "owed",
+    "owed_to_peer",
+];
 
 macro_rules! table {
     ($($metric:ident $name:literal $kind:ident [$($label:expr),*] $help:literal;)*) => {
@@ -126,7 +139,7 @@ table! {
     PaymentProtocolErrors "obol_payment_protocol_errors_total" Counter []
         "Circuits destroyed and links closed for payment messages that make no sense, or too many of them.";
     LedgerTransactions "obol_ledger_transactions_total" Counter
-        [("kind", &["open", "flush", "refund", "sweep", "merge", "fund"]), ("outcome", &["applied", "failed"])]
+        [("kind", &["open", "flush", "refund", "sweep", "merge", "fund", "owed"]), ("outcome", &["applied", "failed"])]
         "Transactions that reached a final state on the ledger.";
     LedgerErrors "obol_ledger_errors_total" Counter [] "Questions to the ledger without a usable answer.";
     LedgerSequence "obol_ledger_sequence" Gauge [] "Number of the newest closed ledger that was seen.";
@@ -134,6 +147,14 @@ table! {
     Facts "obol_journal_facts_total" Counter [] "Facts made durable.";
     Peers "obol_paid_peers" Gauge [("escrow", &["open", "none"])]
         "Relays in the consensus that take payments: with, and without, an escrow from us.";
+    LimitAlarms "obol_limit_alarms" Gauge [("limit", LIMITS)]
+        "Alarms now: payers, relays or accounts of which 80 % of this limit were used, and not less than 70 % since.";
+    LimitUsed "obol_limit_used" Gauge [("limit", LIMITS)]
+        "How much of this limit was used when its newest alarm began or ended: stroops, new escrows a minute, or openings.";
+    Limit "obol_limit" Gauge [("limit", LIMITS)] "This limit then, in the same unit.";
+    StroopsOwed "obol_stroops_owed_to_us_total" Counter [] "By how much what trusted relays owe us rose, stroops.";
+    StroopsOwedSettled "obol_stroops_owed_settled_total" Counter []
+        "What the ledger has shown trusted relays to have paid of what they owe us, stroops.";
 }
 
 /// One registered metric.
@@ -333,7 +354,7 @@ mod tests {
     fn no_label_names_a_session_or_a_peer() {
         for row in TABLE {
             for (label, values) in row.labels {
-                assert!(values.len() <= 8, "{}: {label} is bounded", row.name);
+                assert!(values.len() <= 10, "{}: {label} is bounded", row.name);
             }
         }
     }

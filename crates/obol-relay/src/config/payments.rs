@@ -1,10 +1,12 @@
-//! The configuration's section `[payments]` with `.ledger`, `.accounts`, `.escrows` and `.peers`.
+//! The configuration's section `[payments]` with `.ledger`, `.accounts`, `.escrows`, `.peers`, `.limits` (and `.owing`, `.trust`: `owing.rs`).
 
 use std::path::PathBuf;
 
+use obol_stellar::rail::RailKind;
 use obol_stellar::settings::{Amount, AssetName, Span, check_ledger};
 use serde::{Deserialize, Serialize};
 
+use super::owing::{Owing, TrustedRelay};
 use super::values::Size;
 use super::{ConfigError, invalid};
 
@@ -30,6 +32,12 @@ pub struct Payments {
     /// disk, and the relay serves everybody unpaid.
     #[serde(default)]
     pub journal_limit: Option<Size>,
+    /// Facts older than so many days are added up to daily totals and erased. Absent: everything is kept.
+    #[serde(default)]
+    pub keep_days: Option<u32>,
+    /// Relays that may owe to this one.
+    #[serde(default)]
+    pub trust: Vec<TrustedRelay>,
     /// Where money is settled.
     pub ledger: Ledger,
     /// Whose money it is.
@@ -41,6 +49,40 @@ pub struct Payments {
     /// Escrows of this relay to others, opened ahead of need.
     #[serde(default)]
     pub peers: Peers,
+    /// What others may cost this relay.
+    #[serde(default)]
+    pub limits: Limits,
+    /// What may be owed instead of secured by escrow.
+    #[serde(default)]
+    pub owing: Owing,
+}
+
+/// What others may cost a relay at most. At 80 % of each there is an alarm; absent: no limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// The most that may be unsettled of one payer: a client's escrow, or all escrows of a relay.
+    pub unsettled_of_payer: Option<Amount>,
+    /// The most that may be unsettled of all payers together. Near it the largest escrows are flushed early.
+    pub unsettled: Option<Amount>,
+    /// The most that may be locked in escrows to one relay.
+    pub locked_with_peer: Option<Amount>,
+    /// The most that may be locked in escrows to all relays together.
+    pub locked: Option<Amount>,
+    /// New escrows a minute of one network of client addresses (IPv4 /24, IPv6 /48), or of one relay.
+    pub new_escrows_of_one: Option<u32>,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            unsettled_of_payer: None,
+            unsettled: None,
+            locked_with_peer: None,
+            locked: None,
+            new_escrows_of_one: Some(15),
+        }
+    }
 }
 
 /// A Stellar network, and how to reach it.
@@ -51,12 +93,18 @@ pub struct Ledger {
     pub network_passphrase: String,
     /// The one asset that this relay is paid in and pays in.
     pub asset: AssetName,
-    /// Horizon servers, the first is asked first.
+    /// What `urls` are: `"horizon"` (the default) or `"rpc"`, Stellar RPC.
+    #[serde(default)]
+    pub kind: RailKind,
+    /// The ledger's servers, the first is asked first.
     pub urls: Vec<String>,
+    /// Each server is asked at most so often in any minute. Absent: as often as need be.
+    #[serde(default)]
+    pub requests_per_minute: Option<u32>,
     /// How often the newest ledger is looked up.
     #[serde(default = "default_poll")]
     pub poll: Span,
-    /// A new escrow is believed only on a ledger that is younger than this.
+    /// A new escrow is believed only on a ledger that is younger than this, by our own clock, which may be five minutes off.
     #[serde(default = "default_max_age")]
     pub max_age: Span,
     /// Accept an asset whose issuer can freeze or claw back. The money then is only as good as the issuer's word.
@@ -78,6 +126,9 @@ pub struct Accounts {
     pub payees: Vec<PathBuf>,
     /// The account that escrows to other relays are funded from.
     pub capital: PathBuf,
+    /// The account that pays what this relay owes, and is paid what relays of `[[payments.trust]]` owe. It is used for nothing else, by no
+    /// other relay; needed only for these, and then it needs some XLM and, to pay, the asset.
+    pub trust: PathBuf,
 }
 
 impl Default for Accounts {
@@ -85,6 +136,7 @@ impl Default for Accounts {
         Accounts {
             payees: vec![PathBuf::from("payee.seed")],
             capital: PathBuf::from("capital.seed"),
+            trust: PathBuf::from("trust.seed"),
         }
     }
 }
@@ -136,8 +188,14 @@ pub struct Peers {
     pub limit: usize,
     /// Deposit for a peer without history with us, and the least for any.
     pub deposit: Amount,
-    /// Openings fall at a random time within this span, so that the ledger does not show who needs whom.
+    /// The most that is put into one escrow, however much the last week came to. Absent: no bound.
+    pub max_deposit: Option<Amount>,
+    /// The first openings after a start fall at a random time within this span, so that the ledger does not show who needs whom.
     pub random_delay: Span,
+    /// Further openings come in batches, one at a random time of each span of this length. "0s" for test networks only: as soon as they are wanted.
+    pub batch_period: Span,
+    /// Escrows of one batch at most; which peers are in it is drawn by consensus weight and past volume.
+    pub batch_size: u32,
     /// Life of the escrows that we open, as far as the peer's terms allow.
     pub life: Span,
 }
@@ -148,7 +206,10 @@ impl Default for Peers {
             open: true,
             limit: 20,
             deposit: Amount::units(10),
+            max_deposit: None,
             random_delay: Span::seconds(600),
+            batch_period: Span::hours(6),
+            batch_size: 32,
             life: Span::hours(7 * 24),
         }
     }
@@ -167,7 +228,7 @@ fn default_poll() -> Span {
     Span::seconds(5)
 }
 fn default_max_age() -> Span {
-    Span::seconds(60)
+    Span::seconds(360)
 }
 fn default_highest_fee() -> i64 {
     1_000_000
@@ -250,6 +311,14 @@ impl Payments {
                 "name at least one key file",
             ));
         }
+        let trust = &self.accounts.trust;
+        if *trust == self.accounts.capital || self.accounts.payees.contains(trust) {
+            return Err(invalid(
+                "payments.accounts.trust",
+                format!("is another account's file, {}", trust.display()),
+                "give it a file of its own",
+            ));
+        }
         self.escrows.check()?;
         if self.peers.open && self.peers.deposit.stroops() == 0 {
             return Err(invalid(
@@ -258,7 +327,32 @@ impl Payments {
                 "give a deposit, or set payments.peers.open = false",
             ));
         }
-        Ok(())
+        if self.peers.max_deposit.is_some_and(|most| most < self.peers.deposit) {
+            return Err(invalid(
+                "payments.peers.max_deposit",
+                "is less than payments.peers.deposit",
+                "raise it, or remove the key",
+            ));
+        }
+        if self.peers.batch_size == 0 {
+            return Err(invalid("payments.peers.batch_size", "is 0", "allow at least 1"));
+        }
+        if self.keep_days == Some(0) {
+            return Err(invalid(
+                "payments.keep_days",
+                "is 0",
+                "keep at least 1 day, or remove the key",
+            ));
+        }
+        if self.ledger.requests_per_minute == Some(0) {
+            return Err(invalid(
+                "payments.ledger.requests_per_minute",
+                "is 0",
+                "allow at least 1, or remove the key",
+            ));
+        }
+        self.limits.check()?;
+        self.owing.check(&self.trust)
     }
 }
 
@@ -270,6 +364,30 @@ impl Ledger {
                 "payments.ledger.two_witnesses_above",
                 "needs two witnesses",
                 "name a second server in payments.ledger.urls",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Limits {
+    fn check(&self) -> Result<(), ConfigError> {
+        let sums = [
+            ("payments.limits.unsettled_of_payer", self.unsettled_of_payer),
+            ("payments.limits.unsettled", self.unsettled),
+            ("payments.limits.locked_with_peer", self.locked_with_peer),
+            ("payments.limits.locked", self.locked),
+        ];
+        for (key, limit) in sums {
+            if limit.is_some_and(|limit| limit.stroops() == 0) {
+                return Err(invalid(key, "is 0", "give a limit, or remove the key"));
+            }
+        }
+        if self.new_escrows_of_one == Some(0) {
+            return Err(invalid(
+                "payments.limits.new_escrows_of_one",
+                "is 0",
+                "allow at least 1",
             ));
         }
         Ok(())

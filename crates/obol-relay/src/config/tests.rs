@@ -9,6 +9,7 @@ const NODE_TOML: &str = include_str!("../../../../node.toml");
 fn with_optional_keys() -> String {
     let lines = NODE_TOML.lines().map(|line| match line.strip_prefix('#') {
         Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) && rest.contains(" = ") => rest,
+        Some(section) if section.starts_with("[[") => section,
         _ => line,
     });
     let text = lines.collect::<Vec<_>>().join("\n");
@@ -266,6 +267,51 @@ fn every_bad_value_gets_an_error_with_its_key_and_an_advice() {
             .to_string();
         assert!(error.contains(key), "{line}: {error}");
     }
+    let relay = |peer: &str, account: &str| format!("[[payments.trust]]\npeer = \"{peer}\"\naccount = \"{account}\"\n");
+    let (anna, bert) = (RelayIdentity([1; 32]).to_string(), RelayIdentity([2; 32]).to_string());
+    let one = "GAAQEAYEAUDAOCAJBIFQYDIOB4IBCEQTCQKRMFYYDENBWHA5DYPSABOV";
+    let other = AccountName(obol_cell::AccountId([7; 32])).to_string();
+    let limit = "[payments.owing]\nmax_unsettled = \"5\"\n";
+    let of_owing = [
+        ("[payments.owing]\nmax_owed = 0\n".to_owned(), "payments.owing.max_owed"),
+        (
+            "[payments.owing]\nmax_unsettled = 0\n".to_owned(),
+            "payments.owing.max_unsettled",
+        ),
+        (
+            "[payments.owing]\nperiod = \"0s\"\n".to_owned(),
+            "payments.owing.period",
+        ),
+        (
+            "[payments.owing]\nmax_owed = 9\nmin_payment = 10\n".to_owned(),
+            "payments.owing.min_payment",
+        ),
+        (relay(&anna, one), "max_unsettled"),
+        (format!("{limit}{}{}", relay(&anna, one), relay(&anna, &other)), "twice"),
+        (format!("{limit}{}{}", relay(&anna, one), relay(&bert, one)), "twice"),
+        (format!("{limit}{}", relay("AQID", one)), "43 characters"),
+        (format!("{limit}{}", relay(&anna, &anna)), "56 characters"),
+        (
+            "[payments.accounts]\ntrust = \"capital.seed\"\n".to_owned(),
+            "payments.accounts.trust",
+        ),
+        (
+            "[payments.accounts]\ntrust = \"payee.seed\"\n".to_owned(),
+            "payments.accounts.trust",
+        ),
+    ];
+    for (section, key) in of_owing {
+        let error = parse(&format!("{REQUIRED}{section}")).expect_err(&section).to_string();
+        assert!(error.contains(key), "{section}: {error}");
+    }
+    let two = format!("{REQUIRED}{limit}{}{}", relay(&anna, one), relay(&bert, &other));
+    assert_eq!(
+        "01".repeat(32).parse(),
+        Ok(RelayIdentity([1; 32])),
+        "as running.json has it"
+    );
+    let trust = parse(&two).expect("a configuration").payments.expect("payments").trust;
+    assert_eq!(trust.iter().map(|relay| relay.peer.0[0]).collect::<Vec<_>>(), [1, 2]);
     for (from, to, key) in cases {
         let text = REQUIRED.replace(from, to);
         assert_ne!(text, REQUIRED, "{from} is in the text");

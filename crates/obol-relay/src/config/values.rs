@@ -139,6 +139,12 @@ pub enum ValueError {
     /// Not a fingerprint.
     #[error("not a fingerprint: write 40 hexadecimal digits")]
     Fingerprint,
+    /// Not a relay's identity.
+    #[error("not a relay's identity: write its Ed25519 identity in base64 (43 characters) or hexadecimal (64)")]
+    Identity,
+    /// Not an account.
+    #[error("not an account: write its address, \"G...\" (56 characters)")]
+    Account,
     /// Not the beginning of a period.
     #[error("not the beginning of a period: write \"day HH:MM\", \"week 1-7 HH:MM\" or \"month 1-28 HH:MM\" (UTC)")]
     Start,

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tor_checkable::{ExternallySigned as _, TimeBound as _};
 use tor_netdoc::doc::authcert::{AuthCert, AuthCertKeyIds};
 use tor_netdoc::doc::microdesc::MicrodescAndHash;
-use tor_netdoc::doc::netstatus::{ConsensusFlavor, MdConsensus, PlainConsensus};
+use tor_netdoc::doc::netstatus::{ConsensusFlavor, MdConsensus, PlainConsensus, RelayWeight};
 use tor_netdoc::types::relay_flags::RelayFlag;
 use tracing::debug;
 
@@ -588,6 +588,10 @@ fn snapshot(consensus: &MdConsensus, held: &Documents) -> Snapshot {
             exit: relay.is_flagged_exit(),
             guard: relay.is_flagged_guard(),
             stale: relay.flags().contains(RelayFlag::StaleDesc),
+            weight: match relay.weight() {
+                RelayWeight::Measured(weight) | RelayWeight::Unmeasured(weight) => *weight,
+                _ => 0,
+            },
             families: micro.map_or_else(Vec::new, |micro| micro.family_ids().to_vec()),
         }
     });

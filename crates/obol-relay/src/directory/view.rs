@@ -29,6 +29,8 @@ pub struct RelayInfo {
     pub guard: bool,
     /// Whether it has the flag StaleDesc: authorities want a newer descriptor.
     pub stale: bool,
+    /// Its weight in the consensus (`w Bandwidth=`), measured or not: how much of the traffic goes to it.
+    pub weight: u32,
     /// The families that it has proved to belong to, by key, once its microdescriptor is here.
     pub families: Vec<RelayFamilyId>,
 }
@@ -162,6 +164,7 @@ mod tests {
             exit: false,
             guard: false,
             stale: false,
+            weight: 0,
             families: Vec::new(),
         }
     }

@@ -32,7 +32,8 @@ use obol_onion::engine::{self, PaymentEvent};
 use obol_stellar::keys::RelayKeys;
 use obol_store::{Journal, StoreError};
 use obol_toll::fact::NodeFact;
-use obol_toll::node::{Input, Node, NodeConfig, Output};
+use obol_toll::node::{Input, Limited, Node, NodeConfig, Output};
+use obol_toll::trust::Trusted;
 use obol_toll::{CircuitId, LinkId};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -64,8 +65,8 @@ pub(super) enum Command {
     /// Flush what expires before this time (unix seconds); answered when the journal has everything and no flush is
     /// under way.
     Settle(u64, oneshot::Sender<()>),
-    /// New settings, and to how many peers escrows are opened.
-    Reconfigure(Box<NodeConfig>, usize),
+    /// New settings, to how many peers escrows are opened, and who may owe us.
+    Reconfigure(Box<NodeConfig>, usize, Vec<Trusted>),
 }
 
 /// See the [module](self).
@@ -89,6 +90,8 @@ pub(super) struct Driver<E> {
     pub(super) metrics: Arc<Metrics>,
     /// To how many peers escrows are opened.
     pub(super) peer_limit: usize,
+    /// Who may owe us.
+    trusted: Vec<Trusted>,
     /// Somebody stops the payments.
     halt: CancellationToken,
     links: HashMap<LinkId, Link>,
@@ -104,6 +107,12 @@ pub(super) struct Driver<E> {
     payee_since: u64,
     next_peers: Instant,
     look_at_all: bool,
+    /// What there is for openings is looked at when the next ledger closes.
+    capital_moved: bool,
+    /// Somebody was told that there is too little.
+    short_of_capital: bool,
+    /// For how many payers, relays or accounts there is an alarm now.
+    alarms: HashMap<Limited, u64>,
     /// Everything is being closed: no new escrows, in or out, until the next start.
     closing: bool,
     /// Who waits until nothing is under way.
@@ -127,6 +136,7 @@ pub(super) struct Parts<E> {
     /// The newest ledger: number and close time.
     pub(super) head: watch::Sender<Option<(u32, u64)>>,
     pub(super) peer_limit: usize,
+    pub(super) trusted: Vec<Trusted>,
     pub(super) halt: CancellationToken,
 }
 
@@ -147,6 +157,7 @@ impl<E: Events> Driver<E> {
             stopped,
             head,
             peer_limit,
+            trusted,
             halt,
         } = parts;
         Driver {
@@ -167,6 +178,7 @@ impl<E: Events> Driver<E> {
             stopped,
             head,
             peer_limit,
+            trusted,
             halt,
             links: HashMap::new(),
             appending: VecDeque::new(),
@@ -179,6 +191,9 @@ impl<E: Events> Driver<E> {
             payee_since: 0,
             next_peers: Instant::now(),
             look_at_all: false,
+            capital_moved: false,
+            short_of_capital: false,
+            alarms: HashMap::new(),
             closing: false,
             settling: Vec::new(),
         }
@@ -249,6 +264,8 @@ impl<E: Events> Driver<E> {
             self.work.spawn(|work| work.wind_up(escrow));
         }
         self.input(Input::Tick);
+        self.tell_candidates();
+        self.tell_trust();
     }
 
     fn view(&self) -> MutexGuard<'_, View> {
@@ -347,12 +364,14 @@ impl<E: Events> Driver<E> {
                 }
                 self.settling.push(done);
             }
-            Command::Reconfigure(config, peer_limit) => {
+            Command::Reconfigure(config, peer_limit, trusted) => {
                 self.node.reconfigure(NodeConfig {
                     pays_others: config.pays_others && !self.closing,
                     ..*config
                 });
                 self.peer_limit = peer_limit;
+                self.tell_candidates();
+                self.trust_from_now_on(trusted);
             }
         }
     }
@@ -437,6 +456,18 @@ impl<E: Events> Driver<E> {
                     .map_or(Stroops::ZERO, |(out, _)| out.deposit);
                 self.work.spawn(|work| work.refund(escrow, deposit, refund));
             }
+            Output::PayOwed {
+                batch,
+                from,
+                memo,
+                payments,
+            } => self.work.spawn(|work| work.pay_owed(batch, from, memo, payments)),
+            Output::FindPayments { from, memo } => self.work.spawn(|work| work.find_payments(from, memo)),
+            Output::CheckPayment {
+                peer,
+                transaction,
+                payment,
+            } => self.work.spawn(|work| work.check_payment(peer, transaction, payment)),
             Output::Report(report) => self.report(report),
         }
     }

@@ -4,6 +4,9 @@
 //! |---|---|
 //! | `driver.rs`, `driver/` | the one task that owns the state machine: inputs translated, outputs done |
 //! | `work.rs` | what is asked of the ledger: read, flush, open, refund, sweep, merge |
+//! | `accounts.rs` | what the relay's own accounts have |
+//! | `funding.rs` | the one-time accounts that escrows are opened from |
+//! | `owing.rs` | what is owed instead of secured: who may, payments of it, looking them up |
 //! | `plane.rs` | what is needed of the data plane |
 //! | `view.rs`, `events.rs` | what people see |
 //! | `clock.rs` | the later of the own clock and the ledger's |
@@ -12,15 +15,20 @@
 //! only after the journal has what they follow from; questions to the ledger are tasks, a few at a time; what was
 //! submitted is recorded first and looked for after a restart.
 
+mod accounts;
 mod clock;
 mod driver;
 mod events;
+mod funding;
+mod owing;
 mod plane;
+mod purse;
 mod view;
 mod work;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,14 +39,14 @@ use obol_stellar::check::Belief;
 use obol_stellar::escrow::{EscrowSecret, PayerSecret};
 use obol_stellar::key::{KeyFileError, account_text};
 use obol_stellar::keys::{EscrowPayee, EscrowPayer, RelayKeys};
-use obol_stellar::rail::horizon::{BadUrl, Horizon, Timeouts};
+use obol_stellar::rail::RailError;
+use obol_stellar::rail::horizon::{BadUrl, Timeouts};
 use obol_stellar::rail::many::Many;
-use obol_stellar::rail::{RailError, RailKind};
 use obol_stellar::settle::Policy;
 use obol_stellar::{Connect, Keypair, Network, Outbox, Rail, RailConfig, Settler, Tcp};
 use obol_store::{Account, AuditError, Journal, OpenError, StoreError};
 use obol_toll::fact::NodeFact;
-use obol_toll::node::{Node, NodeConfig};
+use obol_toll::node::{Limits, Node, NodeConfig, TrustConfig};
 use serde::Serialize;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -48,10 +56,13 @@ use crate::config;
 use crate::directory::NetView;
 use crate::metrics::Metrics;
 use driver::{Command, Driver};
+use funding::Funding;
 use work::{NONCE, WOUND_UP, Work};
 
 pub use events::Event;
+pub use owing::SettingsError;
 pub use plane::{DataPlane, Events};
+pub use purse::RelayPurse;
 pub use view::{Circuit, Direction, EscrowView, Standing, Sums, View};
 
 /// What payments are made of.
@@ -94,9 +105,9 @@ pub enum StartError {
     /// A ledger's URL is none.
     #[error(transparent)]
     Url(#[from] BadUrl),
-    /// A price, fee or step that the protocol does not have.
-    #[error("the configuration's payments: {0}")]
-    Unit(#[from] UnitError),
+    /// Settings that cannot be used.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
     /// The ledger's server serves another network, or is no ledger's server.
     #[error("the ledger: {0}")]
     Ledger(RailError),
@@ -120,6 +131,7 @@ pub async fn start<E: Events>(parts: Parts<E>) -> Result<Payments, StartError> {
     let path = data_directory.join(&config.journal);
     let options = obol_store::Options {
         max_bytes: config.journal_limit.map(config::Size::bytes),
+        ..obol_store::Options::default()
     };
     let opened = {
         let path = path.clone();
@@ -155,9 +167,16 @@ pub async fn start<E: Events>(parts: Parts<E>) -> Result<Payments, StartError> {
 
     let poll = config.ledger.poll.0;
     let outbox: Arc<dyn Outbox> = Arc::new(journal.clone());
+    let two_witnesses_above = config
+        .ledger
+        .two_witnesses_above
+        .map(|a| Stroops::new(a.stroops()))
+        .transpose()
+        .map_err(SettingsError::from)?;
     let policy = Policy {
         highest_fee: config.ledger.highest_fee,
         poll: poll.clamp(Duration::from_millis(100), Duration::from_secs(2)),
+        two_witnesses_above,
         ..Policy::default()
     };
     let (told_sender, told) = mpsc::unbounded_channel();
@@ -167,11 +186,7 @@ pub async fn start<E: Events>(parts: Parts<E>) -> Result<Payments, StartError> {
         settler: Settler::new(many, outbox, network.clone(), policy),
         belief: Belief {
             allow_revocable_asset: config.ledger.allow_revocable_asset,
-            two_witnesses_above: config
-                .ledger
-                .two_witnesses_above
-                .map(|a| Stroops::new(a.stroops()))
-                .transpose()?,
+            two_witnesses_above,
             max_age: config.ledger.max_age.as_secs(),
         },
         payee: keys.payee.clone(),
@@ -179,6 +194,11 @@ pub async fn start<E: Events>(parts: Parts<E>) -> Result<Payments, StartError> {
         payees: keys.payees,
         wound_up,
         capital: keys.capital,
+        trust: keys.trust,
+        without_trust_account: AtomicBool::new(false),
+        funding: Funding::open(keys.payer.clone(), journal.clone())
+            .await
+            .map_err(&store)?,
         asset,
         highest_fee: config.ledger.highest_fee,
         poll,
@@ -200,7 +220,8 @@ pub async fn start<E: Events>(parts: Parts<E>) -> Result<Payments, StartError> {
         }
     });
 
-    let node_config = node_config(&config, &bandwidth, identity, network.id(), asset)?;
+    let node_config = node_config(&config, &bandwidth, identity, network.id(), asset).map_err(SettingsError::from)?;
+    let trusted = owing::trusted(&config, identity, work.trust.account())?;
     let node_keys = RelayKeys {
         payee: keys.payee,
         payer: keys.payer,
@@ -226,6 +247,7 @@ pub async fn start<E: Events>(parts: Parts<E>) -> Result<Payments, StartError> {
         stopped,
         head,
         peer_limit: peer_limit(&config.peers),
+        trusted,
         halt: halt.clone(),
     });
     work.tasks.spawn(driver.run());
@@ -233,6 +255,7 @@ pub async fn start<E: Events>(parts: Parts<E>) -> Result<Payments, StartError> {
     let accounts = Accounts {
         payees: work.payees.iter().map(|key| account_text(&key.account())).collect(),
         capital: account_text(&work.capital.account()),
+        trust: account_text(&work.trust.account()),
     };
     let shared = Shared {
         work,
@@ -260,6 +283,7 @@ struct Keyring {
     payer: EscrowPayer,
     payees: Vec<Keypair>,
     capital: Keypair,
+    trust: Keypair,
 }
 
 impl Keyring {
@@ -278,14 +302,17 @@ impl Keyring {
             .map(|file| load(file))
             .collect::<Result<Vec<_>, _>>()?;
         let capital = load(&config.accounts.capital)?;
+        // Also where nobody owes anything: the list may change while the relay runs, and old debts are still paid.
+        let trust = load(&config.accounts.trust)?;
         // In the journal, so that one file is the whole backup: without these no escrow can be flushed or taken back.
         let payee = root_secret(journal, "payee").await.map_err(&store)?;
         let payer = root_secret(journal, "payer").await.map_err(&store)?;
         Ok(Keyring {
             payee: EscrowPayee::new(EscrowSecret::from_bytes(payee)),
-            payer: EscrowPayer::new(PayerSecret::from_bytes(payer), network.id()),
+            payer: EscrowPayer::new(PayerSecret::from_bytes(payer), network.id()).with_trust_account(trust.clone()),
             payees,
             capital,
+            trust,
         })
     }
 
@@ -348,13 +375,15 @@ async fn root_secret(journal: &Journal<NodeFact>, which: &'static str) -> Result
 
 fn rails(ledger: &config::Ledger) -> Result<Vec<Arc<dyn Rail>>, BadUrl> {
     let config = RailConfig {
-        kind: RailKind::Horizon,
+        kind: ledger.kind,
         network_passphrase: ledger.network_passphrase.clone(),
         urls: ledger.urls.clone(),
         friendbot: None,
+        assets: vec![ledger.asset.clone()],
+        requests_per_minute: ledger.requests_per_minute,
     };
     let connector: Arc<dyn Connect> = Arc::new(Tcp);
-    Horizon::all(&config, &connector, Timeouts::default())
+    config.servers(&connector, Timeouts::default())
 }
 
 /// To how many peers escrows are opened.
@@ -373,6 +402,7 @@ fn node_config(
     let seconds = |span: config::Span| u32::try_from(span.as_secs()).unwrap_or(u32::MAX);
     let millis = |span: config::Span| u64::try_from(span.0.as_millis()).unwrap_or(u64::MAX);
     let price = |stroops: i64| PricePer64KiB::new(u64::try_from(stroops).unwrap_or(0));
+    let stroops = |amount: Option<config::Amount>| amount.map(|amount| Stroops::new(amount.stroops())).transpose();
     let escrows = &config.escrows;
     let tariff = Tariff {
         price: price(config.price_per_64_kib)?,
@@ -402,10 +432,26 @@ fn node_config(
         life: seconds(config.peers.life),
         // What the next step of a busy circuit may need of the next hop's leg at once.
         reserve: tariff.forward_ceiling.cost(Step::FIRST).unwrap_or(Stroops::ZERO),
+        max_deposit: stroops(config.peers.max_deposit)?,
         opening_jitter_ms: millis(config.peers.random_delay),
+        opening_period_ms: millis(config.peers.batch_period),
+        openings_per_batch: config.peers.batch_size,
         close_jitter_ms: millis(escrows.close_delay),
-        flush_above: escrows.flush_above.map(|a| Stroops::new(a.stroops())).transpose()?,
+        flush_above: stroops(escrows.flush_above)?,
         pays_others: config.peers.open,
+        limits: Limits {
+            unsettled_of_payer: stroops(config.limits.unsettled_of_payer)?,
+            unsettled: stroops(config.limits.unsettled)?,
+            locked_with_peer: stroops(config.limits.locked_with_peer)?,
+            locked: stroops(config.limits.locked)?,
+            escrows_per_minute_of_one: config.limits.new_escrows_of_one,
+        },
+        trust: TrustConfig {
+            max_unsettled: stroops(config.owing.max_unsettled)?.unwrap_or(Stroops::ZERO),
+            max_owed: stroops(config.owing.max_owed)?.unwrap_or(Stroops::ZERO),
+            period_ms: millis(config.owing.period),
+            min_payment: Stroops::new(config.owing.min_payment.stroops())?,
+        },
         ..NodeConfig::new(identity, tariff, rate)
     })
 }
@@ -417,6 +463,8 @@ pub struct Accounts {
     pub payees: Vec<String>,
     /// What escrows to other relays are funded from; needs lumens, a trust line and the asset.
     pub capital: String,
+    /// What pays, and is paid, what is owed instead of secured by escrow; needed where somebody owes something.
+    pub trust: String,
 }
 
 /// Everything at one moment, for people and programs that watch.
@@ -524,17 +572,18 @@ impl Payments {
         let _ = asked.await;
     }
 
-    /// From now on these prices, escrow rules, peers and initial credit hold, for new circuits and new escrows. Ledger,
+    /// From now on these prices, escrow rules, peers, limits and initial credit hold, for new circuits and new escrows. Ledger,
     /// accounts and journal stay as they were.
     ///
     /// # Errors
-    /// A price, fee or step that the protocol does not have; then nothing changes.
-    pub fn reconfigure(&self, config: &config::Payments, bandwidth: &config::Bandwidth) -> Result<(), UnitError> {
+    /// Settings that cannot be used; then nothing changes.
+    pub fn reconfigure(&self, config: &config::Payments, bandwidth: &config::Bandwidth) -> Result<(), SettingsError> {
         let shared = &self.shared;
         let new = node_config(config, bandwidth, shared.identity, shared.network, shared.asset)?;
+        let trusted = owing::trusted(config, shared.identity, shared.work.trust.account())?;
         let _ = shared
             .command
-            .send(Command::Reconfigure(Box::new(new), peer_limit(&config.peers)));
+            .send(Command::Reconfigure(Box::new(new), peer_limit(&config.peers), trusted));
         Ok(())
     }
 

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use obol_cell::{AccountId, EscrowId, Stroops};
+use obol_cell::{AccountId, EscrowId, PeerId, Stroops};
 use obol_stellar::key::account_text;
 use obol_toll::Escrow;
-use obol_toll::fact::{NodeFact, OutFact, Owner};
+use obol_toll::fact::{NodeFact, OutFact, Owner, TrustFact};
 use serde::Serialize;
 
 /// How many ended escrows and closed circuits are remembered.
@@ -120,12 +120,20 @@ pub struct Sums {
     pub forwarded: i64,
     /// Our claims for next hops.
     pub signed: i64,
-    /// What ended escrows paid us.
+    /// What ended escrows paid us, of those that the journal still has one by one.
     pub settled_in: i64,
-    /// What our ended escrows paid others.
+    /// What our ended escrows paid others, of those likewise.
     pub settled_out: i64,
-    /// Given back to clients.
+    /// Given back to clients, as far as the journal has circuits one by one.
     pub returned: i64,
+    /// What relays have owed us in all, settled or not; no part of the claims.
+    pub owed_to_us: i64,
+    /// Of that, what the ledger has shown to be paid.
+    pub owed_to_us_settled: i64,
+    /// What we have owed other relays in all, paid or not; no part of our claims.
+    pub owed: i64,
+    /// Of that, what is paid.
+    pub owed_paid: i64,
 }
 
 /// An escrow as the driver needs it.
@@ -143,6 +151,11 @@ pub struct View {
     circuits: BTreeMap<u64, Circuit>,
     closed: VecDeque<u64>,
     sums: Sums,
+    /// The newest statements of what is owed: to us, and by us.
+    owed_to_us: BTreeMap<PeerId, Stroops>,
+    owed: BTreeMap<PeerId, Stroops>,
+    /// Payments of it that are under way, by number.
+    paying: BTreeMap<u64, i64>,
 }
 
 impl View {
@@ -291,7 +304,16 @@ impl View {
                 self.sums.returned += amount.get();
                 self.with(escrow, |_, view| view.allocated -= amount.get());
             }
-            NodeFact::CircuitEnded { .. } | NodeFact::IncomingState { .. } | NodeFact::Totals { .. } => {}
+            // Escrows that are long over have no facts of their own any more: the sums know them. Of what was signed the statements of
+            // trust are a part, which is told apart here.
+            NodeFact::Totals { claimed, signed, .. } => {
+                self.sums.claimed = self.sums.claimed.max(claimed.get());
+                self.sums.signed = self.sums.signed.max(signed.get().saturating_sub(self.sums.owed));
+            }
+            NodeFact::CircuitEnded { .. } | NodeFact::IncomingState { .. } => {}
+            NodeFact::Day { .. } | NodeFact::Volume { .. } => {}
+            NodeFact::Trust(fact) => self.apply_trust(fact),
+            NodeFact::NewEpoch => self.begin_epoch(),
             NodeFact::InClosing { escrow } => self.stand(escrow, Standing::Closing),
             NodeFact::Flushing { escrow, .. } => self.stand(escrow, Standing::Flushing),
             NodeFact::FlushFailed { escrow, .. } => self.stand(escrow, Standing::Closing),
@@ -301,6 +323,60 @@ impl View {
                 self.over(escrow, Some(*amount));
             }
             NodeFact::Out(fact) => self.apply_out(fact),
+        }
+    }
+
+    /// What comes before this is from a backup: nothing is signed or stored any more on its escrows. Those that pay us are flushed at
+    /// once; of those that we pay by, also of one whose opening was under way, the ledger shows the end.
+    fn begin_epoch(&mut self) {
+        for (_, view) in self.escrows.values_mut() {
+            if matches!(view.state, Standing::Opening | Standing::Open) {
+                view.state = Standing::Closing;
+            }
+        }
+    }
+
+    fn apply_trust(&mut self, fact: &TrustFact) {
+        let rise = |newest: &mut Stroops, cumulative: Stroops| {
+            let rise = cumulative.saturating_sub(*newest);
+            *newest = cumulative.max(*newest);
+            rise.get()
+        };
+        match fact {
+            TrustFact::Stated { peer, cumulative, .. } => {
+                let newest = self.owed_to_us.entry(*peer).or_default();
+                self.sums.owed_to_us += rise(newest, *cumulative);
+            }
+            TrustFact::Settled { amount, .. } => self.sums.owed_to_us_settled += amount.get(),
+            TrustFact::Signed { peer, cumulative, .. } => {
+                let newest = self.owed.entry(*peer).or_default();
+                self.sums.owed += rise(newest, *cumulative);
+            }
+            TrustFact::Paying { batch, amount, .. } => *self.paying.entry(*batch).or_default() += amount.get(),
+            TrustFact::Paid { batch, .. } => self.sums.owed_paid += self.paying.remove(batch).unwrap_or(0),
+            TrustFact::NotPaid { batch } => {
+                self.paying.remove(batch);
+            }
+            TrustFact::OldPayments { amount, .. } => self.sums.owed_paid += amount.get(),
+            TrustFact::Allocated { circuit, amount, .. } => {
+                if let Some(view) = self.circuits.get_mut(&circuit.0) {
+                    view.paid_stroops += amount.get();
+                }
+            }
+            TrustFact::Spent {
+                circuit,
+                amount,
+                credit,
+                ..
+            } => {
+                if let Some(view) = self.circuits.get_mut(&circuit.0) {
+                    // Without credit it is a part of a payment that is counted with its other part.
+                    view.payments += u64::from(*credit > 0);
+                    view.earned_stroops += amount.get();
+                    view.bought = view.bought.saturating_add(*credit);
+                }
+            }
+            TrustFact::InState { .. } | TrustFact::Agreed { .. } | TrustFact::Confirmed { .. } | TrustFact::Found => {}
         }
     }
 
@@ -391,5 +467,155 @@ impl View {
         {
             self.escrows.remove(&oldest);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use obol_cell::{Asset, EscrowTerms, NetworkId, SettlementMemo, Signature, TransactionId};
+
+    fn escrow(n: u8) -> Escrow {
+        let asset = Asset {
+            code: *b"OBOL\0\0\0\0\0\0\0\0",
+            issuer: [2; 32],
+        };
+        Escrow {
+            terms: EscrowTerms {
+                network: NetworkId([1; 32]),
+                asset,
+                payee: PeerId([3; 32]),
+                payee_account: AccountId([4; 32]),
+                escrow: EscrowId([n; 32]),
+                s0: 0,
+                expiry: 1_000,
+                min_deposit: Stroops::ZERO,
+            },
+            signer: AccountId([5; 32]),
+        }
+    }
+
+    fn believed(n: u8) -> NodeFact {
+        NodeFact::Believed {
+            escrow: escrow(n),
+            owner: Owner::Client,
+            balance: Stroops::MAX,
+            margin: 60,
+        }
+    }
+
+    fn accepted(n: u8) -> NodeFact {
+        NodeFact::Out(OutFact::Accepted {
+            escrow: escrow(n),
+            deposit: Stroops::MAX,
+            refund: Signature([0; 64]),
+            margin: 60,
+            payee: PeerId([3; 32]),
+            since: 0,
+        })
+    }
+
+    #[test]
+    fn escrows_of_an_earlier_epoch_are_closing_and_later_ones_are_not() {
+        let mut view = View::default();
+        let (flushing, ended) = (EscrowId([3; 32]), EscrowId([5; 32]));
+        let (settled, paid) = (EscrowId([4; 32]), Stroops::ZERO);
+        let facts = [
+            believed(1),
+            accepted(2),
+            believed(3),
+            NodeFact::Flushing { escrow: flushing, k: 1 },
+            believed(4),
+            NodeFact::Settled {
+                escrow: settled,
+                amount: paid,
+            },
+            accepted(5),
+            NodeFact::Out(OutFact::Ended { escrow: ended, paid }),
+            NodeFact::NewEpoch,
+            believed(6),
+            accepted(7),
+        ];
+        facts.iter().for_each(|fact| view.apply(fact));
+        let standing = |n: u8| view.escrow(&EscrowId([n; 32])).map(|(_, standing)| standing);
+        assert_eq!(standing(1), Some(Standing::Closing));
+        assert_eq!(standing(2), Some(Standing::Closing), "its opening is not made again");
+        assert_eq!(standing(3), Some(Standing::Flushing));
+        assert_eq!(standing(4), Some(Standing::Settled));
+        assert_eq!(standing(5), Some(Standing::Refunded));
+        assert_eq!(standing(6), Some(Standing::Open));
+        assert_eq!(standing(7), Some(Standing::Opening));
+    }
+
+    #[test]
+    fn what_is_owed_and_paid_is_summed_apart_from_escrows() {
+        let (one, other) = (PeerId([1; 32]), PeerId([2; 32]));
+        let amount = |n| Stroops::new(n).unwrap();
+        let stated = |peer, k, n| TrustFact::Stated {
+            peer,
+            k,
+            cumulative: amount(n),
+            memo: SettlementMemo([0; 32]),
+            signature: Signature([0; 64]),
+        };
+        let signed = |peer, k, n| TrustFact::Signed {
+            peer,
+            k,
+            cumulative: amount(n),
+        };
+        let paying = |batch, n| TrustFact::Paying {
+            batch,
+            peer: one,
+            account: AccountId([4; 32]),
+            amount: amount(n),
+        };
+        let transaction = TransactionId([9; 32]);
+        let facts = [
+            stated(one, 1, 10),
+            stated(one, 3, 30),
+            stated(one, 2, 20),
+            stated(other, 1, 5),
+            TrustFact::Settled {
+                peer: one,
+                transaction,
+                amount: amount(30),
+            },
+            signed(one, 1, 100),
+            signed(one, 2, 300),
+            paying(0, 100),
+            paying(0, 50),
+            TrustFact::NotPaid { batch: 0 },
+            paying(1, 300),
+            TrustFact::Paid { batch: 1, transaction },
+        ];
+        let mut view = View::default();
+        facts.into_iter().for_each(|fact| view.apply(&NodeFact::Trust(fact)));
+        let sums = view.sums();
+        assert_eq!((sums.owed_to_us, sums.owed_to_us_settled), (35, 30));
+        assert_eq!((sums.owed, sums.owed_paid), (300, 300));
+        assert_eq!((sums.claimed, sums.signed, sums.earned), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_was_signed_on_escrows_that_the_journal_has_forgotten_stays_in_the_sums() {
+        let amount = |n: i64| Stroops::new(n).unwrap();
+        let totals = NodeFact::Totals {
+            claimed: amount(500),
+            signed: amount(420),
+            held: Stroops::ZERO,
+            earned: amount(70),
+        };
+        // Of what was signed 20 are a statement of trust.
+        let stated = NodeFact::Trust(TrustFact::Signed {
+            peer: PeerId([1; 32]),
+            k: 1,
+            cumulative: amount(20),
+        });
+        let mut view = View::default();
+        for fact in [&stated, &totals, &totals] {
+            view.apply(fact);
+        }
+        let sums = view.sums();
+        assert_eq!((sums.claimed, sums.signed, sums.owed), (500, 400, 20));
     }
 }

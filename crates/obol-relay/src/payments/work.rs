@@ -3,8 +3,9 @@
 //! Every task may be cut off at any moment: obol-stellar's procedures record what they submit first, look before they
 //! submit again, and are called again after a restart.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use obol_cell::{AccountId, EscrowId, EscrowOffer, EscrowRules, PeerId, Signature, Stroops};
@@ -25,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use super::clock;
 use super::events::Event;
+use super::funding::Funding;
 use crate::metrics::{Metric, Metrics};
 
 /// Questions to the ledger at the same time.
@@ -34,8 +36,6 @@ const AGAIN: Duration = Duration::from_secs(1);
 const AGAIN_POLLS: u32 = 12;
 /// Escrows in one opening transaction.
 const OPENINGS: usize = obol_stellar::escrow::MAX_OPENINGS;
-/// Lumens that an escrow's opening needs beyond fees: four base reserves of 0.5 XLM, and some for fees.
-const LUMENS_PER_OPENING: i64 = 21_000_000;
 
 /// What tasks tell the driver.
 #[derive(Debug)]
@@ -79,6 +79,11 @@ pub(super) struct Work {
     /// Escrows of ours that were wound up before this start.
     pub(super) wound_up: HashSet<EscrowId>,
     pub(super) capital: Keypair,
+    /// What pays, and is paid, what is owed.
+    pub(super) trust: Keypair,
+    /// Somebody was told that the account for what is owed is not on the ledger.
+    pub(super) without_trust_account: AtomicBool,
+    pub(super) funding: Arc<Funding>,
     pub(super) asset: obol_cell::Asset,
     pub(super) highest_fee: i64,
     pub(super) poll: Duration,
@@ -120,7 +125,7 @@ impl Work {
         let _ = self.told.send(told);
     }
 
-    fn answer(&self, input: Input) {
+    pub(super) fn answer(&self, input: Input) {
         self.tell(Told::Input(input));
     }
 
@@ -153,12 +158,12 @@ impl Work {
     }
 
     /// Waits before another try: `wait` doubles up to some polls of the ledger, a minute by default.
-    async fn pause(&self, wait: &mut Duration) {
+    pub(super) async fn pause(&self, wait: &mut Duration) {
         tokio::time::sleep(*wait).await;
         *wait = (*wait * 2).min(self.poll.saturating_mul(AGAIN_POLLS));
     }
 
-    fn first_wait(&self) -> Duration {
+    pub(super) fn first_wait(&self) -> Duration {
         AGAIN.min(self.poll)
     }
 
@@ -263,7 +268,7 @@ impl Work {
                     said = true;
                     tracing::warn!(
                         "the capital account cannot pay for escrows to other relays yet: it needs {} stroops of the \
-                         asset and 2.1 XLM for each",
+                         asset and 4.6 XLM for each",
                         deposit.get()
                     );
                 }
@@ -296,18 +301,6 @@ impl Work {
         self.answer(Input::Offer { peer, offer });
     }
 
-    /// The newest ledger, if the capital account can pay for one more escrow.
-    async fn can_open(&self, deposit: Stroops) -> Option<LedgerHead> {
-        let rail = self.settler.rail();
-        let head = rail.latest_ledger().await.ok()?;
-        let account = rail.account(self.capital.account()).await.ok()??;
-        let lumens = account.spendable_lumens(head.base_reserve).get() >= LUMENS_PER_OPENING;
-        let money = account
-            .line(&self.asset)
-            .is_some_and(|line| line.holding.balance >= deposit);
-        (lumens && money).then_some(head)
-    }
-
     /// Opens escrows that were accepted, all that wait in one transaction.
     pub(super) async fn open(self: Arc<Self>, mut queue: mpsc::UnboundedReceiver<ToOpen>) {
         while let Some(first) = queue.recv().await {
@@ -324,6 +317,42 @@ impl Work {
     }
 
     async fn open_batch(&self, batch: Vec<ToOpen>) {
+        // Those that an earlier run began to open have their account; the others get one together.
+        let mut begun: HashMap<Option<AccountId>, Vec<ToOpen>> = HashMap::new();
+        for to_open in batch {
+            let funder = self.funding.of(&self.settler, &to_open.escrow.id());
+            begun.entry(funder.map(|key| key.account())).or_default().push(to_open);
+        }
+        for batch in begun.into_values() {
+            self.open_together(batch).await;
+        }
+    }
+
+    /// The one-time account that pays for these: theirs already, or one that gets the money now. Tries until it succeeds.
+    async fn funder(&self, escrows: &[(EscrowId, Stroops)]) -> Keypair {
+        if let Some(key) = escrows
+            .first()
+            .and_then(|(escrow, _)| self.funding.of(&self.settler, escrow))
+        {
+            return key;
+        }
+        let mut wait = self.first_wait();
+        loop {
+            match self
+                .funding
+                .take(&self.settler, &self.capital, self.asset, escrows)
+                .await
+            {
+                Ok(key) => return key,
+                Err(error) => {
+                    tracing::warn!(%error, "escrows to other relays cannot be paid for yet");
+                    self.pause(&mut wait).await;
+                }
+            }
+        }
+    }
+
+    async fn open_together(&self, batch: Vec<ToOpen>) {
         let mut built = Vec::with_capacity(batch.len());
         for to_open in batch {
             let id = to_open.escrow.id();
@@ -347,9 +376,11 @@ impl Work {
                 refund: to_open.refund,
             })
             .collect();
+        let escrows: Vec<_> = openings.iter().map(|o| (o.escrow.terms().escrow, o.deposit)).collect();
+        let funder = self.funder(&escrows).await;
         let mut wait = self.first_wait();
         loop {
-            match self.settler.open(&self.capital, &openings).await {
+            match self.settler.open(&funder, &openings).await {
                 Ok(opened) => {
                     self.metrics.add(Metric::LedgerTransactions, &["open", "applied"], 1);
                     for (escrow, balance) in opened.escrows {
@@ -369,12 +400,15 @@ impl Work {
             let escrow = opening.escrow.terms().escrow;
             let mut wait = self.first_wait();
             loop {
-                match self.settler.open(&self.capital, std::slice::from_ref(opening)).await {
+                match self.settler.open(&funder, std::slice::from_ref(opening)).await {
                     Ok(opened) => {
                         let balance = opened.escrows.first().map_or(Stroops::ZERO, |(_, balance)| *balance);
                         break self.answer(Input::EscrowOpened { escrow, balance });
                     }
                     Err(OpenError::TooLate | OpenError::Foreign { .. }) => {
+                        if let Err(error) = self.funding.forget(&escrow).await {
+                            tracing::warn!(%error, "a one-time account stays with an escrow that was not opened");
+                        }
                         break self.answer(Input::OpeningFailed { escrow });
                     }
                     Err(_) => self.pause(&mut wait).await,
@@ -390,13 +424,11 @@ impl Work {
             tracing::error!("an escrow has no key, or terms that nothing can be built from: it cannot be refunded");
             return;
         };
+        let funder = self.funding.of(&self.settler, &id);
+        let funder = funder.as_ref().unwrap_or(&self.capital);
         let mut wait = self.first_wait();
         loop {
-            match self
-                .settler
-                .refund(&built, deposit, &key, by_payee, &self.capital)
-                .await
-            {
+            match self.settler.refund(&built, deposit, &key, by_payee, funder).await {
                 Ok(ended) => {
                     self.metrics.add(Metric::LedgerTransactions, &["refund", "applied"], 1);
                     self.event(Event::Refunded {
@@ -450,7 +482,11 @@ impl Work {
         let (Ok(built), Some(key)) = (Escrow::try_from(&escrow), self.payer.key(&id)) else {
             return;
         };
-        let heir = self.capital.account();
+        // To where it came from, for the next escrows.
+        let heir = self
+            .funding
+            .of(&self.settler, &id)
+            .map_or(self.capital.account(), |key| key.account());
         let mut ledgers = self.ledger.subscribe();
         let mut wait = self.first_wait();
         let mut swept = false;
@@ -485,42 +521,9 @@ impl Work {
         self.event(Event::Merged {
             escrow: account_text(&AccountId(id.0)),
         });
+        if let Err(error) = self.funding.forget(&id).await {
+            tracing::warn!(%error, "a one-time account stays with an escrow that is wound up");
+        }
         self.tell(Told::WoundUp(id));
-    }
-
-    /// Whether a payee account can take new escrows: it is there, has a trust line (made here if need be), and lumens
-    /// for two flushes at the highest fee for each open escrow (settlement.md, "fee spike").
-    pub(super) async fn check_payee(self: Arc<Self>, which: usize, open_escrows: usize) {
-        let Some(key) = self.payees.get(which) else { return };
-        let account = key.account();
-        let can_accept = self.payee_is_ready(key, open_escrows).await;
-        if !can_accept {
-            tracing::debug!("a payee account takes no new escrows");
-        }
-        self.answer(Input::PayeeAccount { account, can_accept });
-    }
-
-    async fn payee_is_ready(&self, key: &Keypair, open_escrows: usize) -> bool {
-        let rail = self.settler.rail();
-        let Ok(head) = rail.latest_ledger().await else {
-            return false;
-        };
-        let Ok(Some(mut state)) = rail.account(key.account()).await else {
-            return false;
-        };
-        if state.line(&self.asset).is_none() {
-            if let Err(error) = self.settler.trust(key, self.asset).await {
-                tracing::warn!(%error, "a payee account has no trust line, and it cannot be made");
-                return false;
-            }
-            let Ok(Some(again)) = rail.account(key.account()).await else {
-                return false;
-            };
-            state = again;
-        }
-        let line = state.line(&self.asset).is_some_and(|line| line.authorized);
-        let escrows = i64::try_from(open_escrows).unwrap_or(i64::MAX).saturating_add(1);
-        let needed = escrows.saturating_mul(2).saturating_mul(self.highest_fee);
-        line && state.spendable_lumens(head.base_reserve).get() >= needed
     }
 }

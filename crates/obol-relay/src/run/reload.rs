@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use obol_cell::UnitError;
 use serde_json::{Map, Value};
 
 use super::{RunningRelay, advertised, authorities, cell_memory, client_share, exit_config, unpaid_share};
 use crate::config::{Config, ConfigError, Size};
+use crate::payments::SettingsError;
 
 /// What can change while a relay runs: these keys, and all keys of these sections. Everything else needs a restart.
 const CHANGEABLE: &[&str] = &[
@@ -30,6 +30,9 @@ const CHANGEABLE: &[&str] = &[
     "payments.largest_step",
     "payments.escrows",
     "payments.peers",
+    "payments.limits",
+    "payments.owing",
+    "payments.trust",
 ];
 
 /// What of it the descriptor does not show.
@@ -41,9 +44,9 @@ pub enum ReloadError {
     /// The new one cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The new one has a price, fee or step that the protocol does not have.
-    #[error("the configuration's payments: {0}")]
-    Unit(#[from] UnitError),
+    /// The new one has settings of payments that cannot be used.
+    #[error(transparent)]
+    Payments(#[from] SettingsError),
     /// The new one differs in what cannot change while the relay runs.
     #[error("{} cannot change while the relay runs: restart it, or change back", keys.join(", "))]
     Fixed {
@@ -173,6 +176,7 @@ mod tests {
         "directory.publish",
         "payments.journal",
         "payments.journal_limit",
+        "payments.keep_days",
         "payments.ledger",
         "payments.accounts",
         "gateway",

@@ -308,7 +308,7 @@ pub fn net(eds: &[[u8; 32]]) -> NetView {
 pub fn settings(money: &Money) -> config::Payments {
     let text = format!(
         "price_per_64_kib = {PRICE}\n[ledger]\nnetwork_passphrase = {:?}\nasset = \"{}\"\nurls = [{:?}]\npoll = \"50ms\"\n\
-         [peers]\nrandom_delay = \"0s\"\n[escrows]\nclose_delay = \"0s\"\n",
+         [peers]\nrandom_delay = \"0s\"\nbatch_period = \"0s\"\n[escrows]\nclose_delay = \"0s\"\n",
         money.ledger.passphrase(),
         AssetName {
             code: "OBOL".to_owned(),

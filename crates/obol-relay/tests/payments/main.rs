@@ -1,13 +1,14 @@
 //! The payments driver with the real state machine, journal, ledger and ledger client; only the data plane is played.
 
 mod bench;
+mod owing;
 
 use std::sync::Arc;
 
 use bench::{CAPITAL, Client, DEPOSIT, Money, Node, PRICE, World, settings, start, start_in, start_with, until};
 use obol_cell::{DeclineCode, Declined, Forward, LowWater, Pay, RefuseCode, Step, ToNode, ToOrigin};
 use obol_relay::metrics::Metric;
-use obol_relay::payments::{Direction, EscrowView, Standing};
+use obol_relay::payments::{Direction, EscrowView, RelayPurse, Standing};
 
 const A: [u8; 32] = [1; 32];
 const B: [u8; 32] = [2; 32];
@@ -117,12 +118,11 @@ async fn a_payment_goes_through_two_relays_and_settles_to_the_stroop() {
     for node in path {
         node.payments.step().await;
     }
-    until("A's capital without what B was paid", || {
+    until("the end of A's escrow", || {
         let merged = a.metrics.get(Metric::LedgerTransactions, &["merge", "applied"]);
         (merged > 0).then_some(())
     })
     .await;
-    assert_eq!(money.holding(a.capital.account()).await, CAPITAL - 2 * PRICE);
     for node in path {
         node.payments.audit().await.expect("the books add up at the end");
     }
@@ -146,6 +146,24 @@ async fn a_payment_goes_through_two_relays_and_settles_to_the_stroop() {
         audit.assets.values().all(|asset| asset.difference == 0),
         "money was created or lost"
     );
+    assert_eq!(brought_home(&money, &world, a).await, CAPITAL - 2 * PRICE);
+}
+
+/// What a relay's capital account holds once the relay has ended and its one-time accounts are emptied: their money never goes there before.
+async fn brought_home(money: &Money, world: &Arc<World>, node: Node) -> i64 {
+    let before = money.holding(node.capital.account()).await;
+    let (directory, capital, _) = node.stop(world).await;
+    let opened = RelayPurse::open(&settings(money), directory.path()).await;
+    let purse = opened.expect("nobody else has the journal").purse;
+    let mut on_the_way = 0;
+    for key in &purse.one_time {
+        on_the_way += money.holding(key.account()).await;
+    }
+    let home = purse.bring_home(|_, _| {}).await.expect("nothing is in the way");
+    assert_eq!((home.locked, home.emptied), (0, 1));
+    let after = money.holding(capital.account()).await;
+    assert_eq!(after, before + on_the_way);
+    after
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -200,8 +218,13 @@ async fn a_deposit_comes_back_after_expiry_when_the_payee_has_vanished() {
         (a.metrics.get(Metric::LedgerTransactions, &["merge", "applied"]) > 0).then_some(())
     })
     .await;
-    assert_eq!(money.holding(a.capital.account()).await, CAPITAL);
     a.payments.audit().await.expect("the books add up");
+    assert_eq!(
+        money.holding(a.capital.account()).await,
+        CAPITAL - DEPOSIT,
+        "the ledger shows no way back"
+    );
+    assert_eq!(brought_home(&money, &world, a).await, CAPITAL);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

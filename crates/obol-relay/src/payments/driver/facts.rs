@@ -3,7 +3,7 @@
 use obol_cell::{AccountId, EscrowId};
 use obol_stellar::key::account_text;
 use obol_store::StoreError;
-use obol_toll::fact::{NodeFact, OutFact, Owner};
+use obol_toll::fact::{NodeFact, OutFact, Owner, TrustFact};
 use obol_toll::node::Input;
 
 use super::Driver;
@@ -40,6 +40,8 @@ impl<E: Events> Driver<E> {
                     | NodeFact::Spent { .. }
                     | NodeFact::Returned { .. }
                     | NodeFact::CircuitEnded { .. }
+                    | NodeFact::Trust(_)
+                    | NodeFact::Day { .. }
                     | NodeFact::Out(OutFact::Signed { .. })
             )
         };
@@ -87,6 +89,19 @@ impl<E: Events> Driver<E> {
                 n: *n,
                 earned: earned.get(),
                 forwarded: forwarded.get(),
+                bytes: *credit,
+            }),
+            NodeFact::Trust(TrustFact::Spent {
+                circuit,
+                n,
+                amount,
+                credit,
+                ..
+            }) => self.tell(Event::Credited {
+                circuit: circuit.0,
+                n: *n,
+                earned: amount.get(),
+                forwarded: 0,
                 bytes: *credit,
             }),
             NodeFact::Settled { escrow, amount } => {

@@ -1,11 +1,12 @@
 //! What the tasks that ask the ledger tell, and what every new ledger is looked at for.
 
+use obol_cell::Stroops;
 use obol_toll::node::Input;
 
 use super::Driver;
 use crate::payments::plane::Events;
 use crate::payments::view::Standing;
-use crate::payments::work::Told;
+use crate::payments::work::{Told, Work};
 
 /// New ledgers between two looks at escrows of ours that nobody is known to close.
 const LOOK_EVERY: u32 = 10;
@@ -25,6 +26,9 @@ impl<E: Events> Driver<E> {
                         self.work.payer.remove(&offer.escrow);
                         return self.forget_nonce(offer.escrow);
                     }
+                }
+                if let Input::Capital { asset, openings } = &input {
+                    self.warn_of_capital(*asset, *openings);
                 }
                 self.input(input);
             }
@@ -46,6 +50,8 @@ impl<E: Events> Driver<E> {
             }
             Told::WatchOver => self.watching = false,
             Told::WoundUp(escrow) => {
+                // What it held pays for the next ones.
+                self.capital_moved = true;
                 // Until it expires its payee still gives service for claims that were not used up: E's key stays for these, and the
                 // first start after that forgets it.
                 let now = self.clock.now().secs();
@@ -95,6 +101,29 @@ impl<E: Events> Driver<E> {
                 let (which, open) = (self.payee, self.view().incoming().count());
                 self.work.spawn(|work| work.check_payee(which, open));
             }
+            self.capital_moved = true;
+            if self.uses_trust() {
+                self.work.spawn(Work::check_trust_account);
+            }
+        }
+        if std::mem::take(&mut self.capital_moved) && !self.closing && self.node.config().pays_others {
+            self.work.spawn(Work::check_capital);
+        }
+    }
+
+    /// Once, until there is enough again: without a word nobody would know why no escrow is opened.
+    fn warn_of_capital(&mut self, asset: Stroops, openings: u32) {
+        let deposit = self.node.config().deposit;
+        let short = openings == 0 || asset < deposit;
+        if short && !self.short_of_capital && !self.paid_relays().is_empty() {
+            tracing::warn!(
+                "the capital account cannot pay for escrows to other relays yet: it needs {} stroops of the asset and 4.6 XLM \
+                 for each",
+                deposit.get()
+            );
+            self.short_of_capital = true;
+        } else if !short {
+            self.short_of_capital = false;
         }
     }
 }

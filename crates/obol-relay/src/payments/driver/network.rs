@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use obol_cell::PeerId;
+use obol_cell::{PeerId, Stroops};
 use obol_onion::engine::{Neighbour, PaymentEvent};
 use obol_toll::node::Input;
+use obol_toll::trust::Trusted;
 use obol_toll::{AddressKey, CircuitId, LinkId};
 
 use super::Driver;
@@ -138,21 +139,61 @@ impl<E: Events> Driver<E> {
                 self.input(Input::LinkMessage { link: id, body });
             }
         }
+        self.tell_candidates();
         self.connect_peers();
     }
 
-    /// Has links to relays that take payments and have no escrow from us, so that one can be offered. Which ones, when
-    /// there are more than the limit, differs from relay to relay; no circuit has a part in it (C4).
-    pub(super) fn connect_peers(&mut self) {
+    /// Other relays that take payments, nearest first. Which ones come first differs from relay to relay; no circuit has a part in it (C4).
+    pub(super) fn paid_relays(&self) -> Vec<([u8; 32], Arc<RelayInfo>)> {
         let snapshot = self.net.snapshot();
-        let mut peers: Vec<([u8; 32], &Arc<RelayInfo>)> = snapshot
+        let mut peers: Vec<([u8; 32], Arc<RelayInfo>)> = snapshot
             .relays()
             .iter()
             .filter(|relay| relay.obol)
-            .filter_map(|relay| Some((relay.ed?, relay)))
+            .filter_map(|relay| Some((relay.ed?, Arc::clone(relay))))
             .filter(|(ed, _)| *ed != self.identity.0)
             .collect();
         peers.sort_by_key(|(ed, _)| distance(&self.identity.0, ed));
+        peers
+    }
+
+    /// Tells whom escrows are opened to, and their consensus weights: a link that a circuit made is no reason.
+    pub(super) fn tell_candidates(&mut self) {
+        let peers = self.paid_relays().into_iter().take(self.peer_limit);
+        let weights = peers.map(|(ed, relay)| (PeerId(ed), relay.weight.into())).collect();
+        self.input(Input::Candidates { weights });
+    }
+
+    /// Tells who may owe us, and where that is paid to.
+    pub(super) fn tell_trust(&mut self) {
+        let (account, peers) = (self.work.trust.account(), self.trusted.clone());
+        self.input(Input::Trust { account, peers });
+    }
+
+    /// Whoever is on the list no more stays on it until this run ends, for nothing new: it may still pay what it owes.
+    pub(super) fn trust_from_now_on(&mut self, mut trusted: Vec<Trusted>) {
+        for old in &self.trusted {
+            if !trusted.iter().any(|new| new.peer == old.peer) {
+                trusted.push(Trusted {
+                    max_unsettled: Some(Stroops::ZERO),
+                    ..*old
+                });
+            }
+        }
+        self.trusted = trusted;
+        self.tell_trust();
+    }
+
+    /// Whether anybody owes anything, or may.
+    pub(super) fn uses_trust(&self) -> bool {
+        let totals = self.node.trust_totals();
+        let may = !self.trusted.is_empty() || !self.node.config().trust.max_owed.is_zero();
+        may || totals.owed > totals.paid || totals.owed_to_us > totals.settled
+    }
+
+    /// Has links to relays that take payments and have no escrow from us, so that one can be offered.
+    pub(super) fn connect_peers(&mut self) {
+        let peers = self.paid_relays();
         let (total, limit) = (peers.len(), self.peer_limit);
         let provided: HashSet<[u8; 32]> = self
             .view()
@@ -166,7 +207,7 @@ impl<E: Events> Driver<E> {
         let linked: HashSet<[u8; 32]> = self.links.values().filter_map(|link| Some(link.peer?.0)).collect();
         for (ed, relay) in peers.into_iter().take(limit) {
             if !provided.contains(&ed) && !linked.contains(&ed) {
-                self.plane.connect(relay);
+                self.plane.connect(&relay);
             }
         }
     }

@@ -113,7 +113,12 @@ fn no_to_relay(message: &LinkMessage) -> Option<LinkMessage> {
         | LinkMessage::LegDeclined { .. }
         | LinkMessage::LegBalance(_)
         | LinkMessage::LegRefused { .. }
-        | LinkMessage::LegClose { .. } => None,
+        | LinkMessage::LegClose { .. }
+        // Not credited, and so neither stored nor settled: the payer states it again after the next start.
+        | LinkMessage::LegTrusted(_)
+        | LinkMessage::LegTrust(_)
+        | LinkMessage::LegPaid { .. }
+        | LinkMessage::LegSettled { .. } => None,
     }
 }
 

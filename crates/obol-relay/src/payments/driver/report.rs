@@ -1,7 +1,9 @@
 //! What the state machine reports, counted and told.
 
+use std::sync::Arc;
+
 use obol_cell::Stroops;
-use obol_toll::node::Report;
+use obol_toll::node::{Limited, Report};
 
 use super::Driver;
 use crate::metrics::Metric;
@@ -9,9 +11,9 @@ use crate::payments::events::Event;
 use crate::payments::plane::Events;
 
 impl<E: Events> Driver<E> {
-    pub(super) fn report(&self, report: Report) {
+    pub(super) fn report(&mut self, report: Report) {
         let amount = |stroops: Stroops| stroops.get_u64();
-        let m = &self.metrics;
+        let m = Arc::clone(&self.metrics);
         match report {
             Report::Credited {
                 step,
@@ -42,7 +44,46 @@ impl<E: Events> Driver<E> {
                 m.add(Metric::StroopsSettled, &side, amount(settled));
             }
             Report::PaidOn { amount: paid } => m.add(Metric::StroopsOut, &[], amount(paid)),
+            Report::Level { of, used, limit, alarm } => self.level(of, used, limit, alarm),
+            Report::Owed { rise } => m.add(Metric::StroopsOwed, &[], amount(rise)),
+            Report::OwedSettled { amount: settled } => m.add(Metric::StroopsOwedSettled, &[], amount(settled)),
+            Report::BadSettlement => tracing::warn!("a relay announced a settlement that the ledger does not show"),
         }
+    }
+
+    /// An alarm begins or is over; nobody is named.
+    fn level(&mut self, of: Limited, used: u64, limit: u64, alarm: bool) {
+        let (name, now) = (limit_name(of), self.alarms.entry(of).or_default());
+        *now = if alarm {
+            now.saturating_add(1)
+        } else {
+            now.saturating_sub(1)
+        };
+        let now = *now;
+        self.metrics.set(Metric::LimitAlarms, &[name], now);
+        self.metrics.set(Metric::LimitUsed, &[name], used);
+        self.metrics.set(Metric::Limit, &[name], limit);
+        if alarm {
+            tracing::warn!(limit = name, used, most = limit, "a limit is near");
+        } else {
+            tracing::info!(limit = name, used, most = limit, "a limit is not near any more");
+        }
+    }
+}
+
+/// The name of a limit in metrics and the log; as in the configuration, where it is set there.
+fn limit_name(of: Limited) -> &'static str {
+    match of {
+        Limited::Unsettled => "unsettled",
+        Limited::UnsettledOfPayer => "unsettled_of_payer",
+        Limited::Locked => "locked",
+        Limited::LockedWithPeer => "locked_with_peer",
+        Limited::NewEscrows => "new_escrows",
+        Limited::PayeeLumens => "payee_lumens",
+        Limited::PayerLumens => "payer_lumens",
+        Limited::OwedToUs => "owed_to_us",
+        Limited::Owed => "owed",
+        Limited::OwedToPeer => "owed_to_peer",
     }
 }
 
