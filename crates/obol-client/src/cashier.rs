@@ -57,6 +57,8 @@ pub(crate) enum Note {
     OpeningFailed { escrow: EscrowId },
     /// An escrow has ended on the ledger.
     EscrowEnded { escrow: EscrowId, paid: Stroops },
+    /// These escrows were opened elsewhere, and are not used here.
+    Away { escrows: Vec<EscrowId> },
     /// All escrows are to be settled.
     CloseEscrows,
     /// When to pay, from now on.
@@ -234,6 +236,12 @@ impl Cashier {
             Note::EscrowEnded { escrow, paid } => {
                 self.serves(escrow, false);
                 self.tell(Input::EscrowEnded { escrow, paid });
+            }
+            Note::Away { escrows } => {
+                for escrow in &escrows {
+                    self.serves(*escrow, false);
+                }
+                self.tell(Input::Away { escrows });
             }
             Note::SetPay(pay) => self.tell(Input::SetPolicy(pay.into())),
             Note::CloseEscrows => {

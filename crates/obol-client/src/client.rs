@@ -12,25 +12,26 @@ use obol_cell::{Asset, PricePer64KiB, Stroops};
 use obol_stellar::escrow::PayerSecret;
 use obol_stellar::key::{KeyFileError, account_text};
 use obol_stellar::keys::EscrowPayer;
-use obol_stellar::rail::horizon::{Horizon, Timeouts};
+use obol_stellar::rail::horizon::Timeouts;
 use obol_stellar::rail::many::Many;
 use obol_stellar::settle::{Policy, Settler};
 use obol_stellar::{Connect, Keypair, Network, Outbox, Rail, RailConfig};
-use obol_store::Journal;
+use obol_store::{AuditError, Journal};
 use obol_toll::fact::PayerFact;
-use obol_toll::payer::{Payer, PayerConfig};
+use obol_toll::payer::{Input, Payer, PayerConfig};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use crate::cashier::{Cashier, Note, Till};
+use crate::cashier::{Cashier, Note, Till, now};
 use crate::choice::{Ceilings, Known};
-use crate::config::{ClientConfig, ConfigError, Invalid, Pay, Payments};
+use crate::config::{Amount, ClientConfig, ConfigError, Invalid, Pay, Payments};
 use crate::error::{SettleError, StartError};
 use crate::events::Event;
 use crate::figures::Figures;
 use crate::paths::{TunnelFinder, Wish};
+use crate::place::{Place, Whereabouts};
 use crate::proxy::Proxy;
 use crate::runtime::{LinkMeters, MeteredRuntime};
 use crate::services::{self, Hosted};
@@ -142,20 +143,24 @@ fn wallet_key(config: &ClientConfig, payments: &Payments) -> Result<Keypair, Sta
 }
 
 /// What a paying client has on its disk.
-struct Books {
-    account: Keypair,
-    secret: PayerSecret,
-    journal: Journal<PayerFact>,
-    facts: Vec<PayerFact>,
+pub(crate) struct Books {
+    pub(crate) account: Keypair,
+    pub(crate) secret: PayerSecret,
+    pub(crate) journal: Journal<PayerFact>,
+    pub(crate) facts: Vec<PayerFact>,
 }
 
 impl Books {
-    async fn open(config: &ClientConfig, payments: &Payments) -> Result<Books, StartError> {
+    pub(crate) async fn open(config: &ClientConfig, payments: &Payments) -> Result<Books, StartError> {
         let account = wallet_key(config, payments)?;
         // Escrow keys come from the wallet's own secret: one file to keep.
         let secret = PayerSecret::from_bytes(*account.seed());
         let path = config.path(&payments.journal);
-        let opened = tokio::task::spawn_blocking(move || Journal::open(&path)).await;
+        let options = obol_store::Options {
+            keep_days: payments.keep_days,
+            ..obol_store::Options::default()
+        };
+        let opened = tokio::task::spawn_blocking(move || Journal::open_with(&path, options)).await;
         let (journal, facts) = match opened {
             Ok(Ok(opened)) => opened,
             Ok(Err(source)) => return Err(StartError::Journal { source }),
@@ -183,32 +188,9 @@ impl Books {
         let network = Network::new(payments.ledger.network_passphrase.clone());
         let asset = payments.ledger.asset.asset();
         let keys = EscrowPayer::new(self.secret, network.id());
-        let connector: Arc<dyn Connect> = Arc::new(ThroughTor::new(tor));
-        let rail_config = RailConfig {
-            kind: Default::default(),
-            network_passphrase: payments.ledger.network_passphrase.clone(),
-            urls: payments.ledger.urls.clone(),
-            friendbot: None,
-        };
-        let bad_url = |_| {
-            Invalid::new(
-                "payments.ledger.urls",
-                "has an address that is none",
-                "write https://HOST[:PORT][/PATH]",
-            )
-        };
-        let rails = Horizon::all(&rail_config, &connector, Timeouts::default())
-            .map_err(bad_url)
-            .map_err(ConfigError::from)?;
-        let rail: Arc<dyn Rail> = Arc::new(Many::new(rails));
-        let policy = Policy {
-            highest_fee: payments.ledger.highest_fee,
-            poll: payments.ledger.poll.0,
-            ..Policy::default()
-        };
-        let outbox: Arc<dyn Outbox> = Arc::new(self.journal.clone());
+        let settler = settler(payments, tor, &self.journal)?;
         let parts = WalletParts {
-            settler: Settler::new(rail, outbox, network.clone(), policy),
+            settler,
             keys: keys.clone(),
             account: self.account,
             asset,
@@ -216,6 +198,7 @@ impl Books {
             journal: self.journal.clone(),
             notes: notes.clone(),
             watch: watch.clone(),
+            whereabouts: payments.escrow_per_place.then(|| Arc::new(Place::here) as Whereabouts),
             stop: stop.clone(),
             tasks: tasks.clone(),
         };
@@ -223,7 +206,11 @@ impl Books {
             .await
             .map_err(|source| StartError::Books { source })?;
         let config = payer_config(payments, &network, asset);
-        let payer = Payer::restore(config, keys, rand::random(), self.facts);
+        let mut payer = Payer::restore(config, keys, rand::random(), self.facts);
+        // Before the first word to a guard.
+        if let Some(escrows) = wallet.away() {
+            payer.handle(now(), Input::Away { escrows });
+        }
         Ok(Till {
             payer,
             journal: self.journal,
@@ -232,22 +219,61 @@ impl Books {
     }
 }
 
-fn payer_config(payments: &Payments, network: &Network, asset: Asset) -> PayerConfig {
-    let stroops = |amount: u64| {
-        i64::try_from(amount)
-            .ok()
-            .and_then(|n| Stroops::new(n).ok())
-            .unwrap_or(Stroops::MAX)
+/// How a client reaches the ledger: through Tor, and recording in its journal.
+pub(crate) fn settler(
+    payments: &Payments,
+    tor: &TorClient<MeteredRuntime>,
+    journal: &Journal<PayerFact>,
+) -> Result<Settler, StartError> {
+    let network = Network::new(payments.ledger.network_passphrase.clone());
+    let connector: Arc<dyn Connect> = Arc::new(ThroughTor::new(tor));
+    let rail_config = RailConfig {
+        kind: payments.ledger.kind,
+        network_passphrase: payments.ledger.network_passphrase.clone(),
+        urls: payments.ledger.urls.clone(),
+        friendbot: None,
+        assets: vec![payments.ledger.asset.clone()],
+        requests_per_minute: payments.ledger.requests_per_minute,
     };
+    let bad_url = |_| {
+        Invalid::new(
+            "payments.ledger.urls",
+            "has an address that is none",
+            "write https://HOST[:PORT][/PATH]",
+        )
+    };
+    let rails = rail_config
+        .servers(&connector, Timeouts::default())
+        .map_err(bad_url)
+        .map_err(ConfigError::from)?;
+    let rail: Arc<dyn Rail> = Arc::new(Many::new(rails));
+    let policy = Policy {
+        highest_fee: payments.ledger.highest_fee,
+        poll: payments.ledger.poll.0,
+        two_witnesses_above: payments.ledger.two_witnesses_above.map(stroops),
+        ..Policy::default()
+    };
+    let outbox: Arc<dyn Outbox> = Arc::new(journal.clone());
+    Ok(Settler::new(rail, outbox, network, policy))
+}
+
+/// An amount of the configuration, which has no sign.
+fn stroops(amount: Amount) -> Stroops {
+    Stroops::new(amount.stroops()).unwrap_or(Stroops::MAX)
+}
+
+fn payer_config(payments: &Payments, network: &Network, asset: Asset) -> PayerConfig {
+    let ceiling = i64::try_from(payments.tunnel_ceiling());
     let millis = payments.random_delay.0.as_millis().try_into().unwrap_or(u64::MAX);
     PayerConfig {
         pay: payments.pay.into(),
         network: network.id(),
         asset,
         hop_ceiling: rung_within(payments.max_price_per_64_kib),
-        chain_ceiling: stroops(payments.tunnel_ceiling()),
-        budget: payments.budget.map(|budget| stroops(budget.stroops().unsigned_abs())),
-        deposit: stroops(payments.deposit.stroops().unsigned_abs()),
+        chain_ceiling: ceiling.ok().and_then(|n| Stroops::new(n).ok()).unwrap_or(Stroops::MAX),
+        budget: payments.budget.map(stroops),
+        deposit: stroops(payments.deposit),
+        max_locked: payments.max_locked.map(stroops),
         life: payments.life.as_secs().try_into().unwrap_or(u32::MAX),
         opening_jitter_ms: millis,
         rollover_jitter_ms: millis,
@@ -277,7 +303,7 @@ fn rung_within(stroops: u64) -> PricePer64KiB {
 }
 
 /// Makes a directory that only its owner can read.
-fn private_directory(path: &Path) -> Result<(), StartError> {
+pub(crate) fn private_directory(path: &Path) -> Result<(), StartError> {
     let failed = |source| StartError::State {
         path: path.to_owned(),
         source,
@@ -444,6 +470,18 @@ impl ClientHandle {
                 None
             }
         }
+    }
+
+    /// Proves the books: the journal's pages, its entries against its facts, every balance against its side ([`obol_store::Journal::audit`]).
+    /// `None` without payments.
+    pub fn audit(&self) -> BoxFuture<'_, Option<Result<(), AuditError>>> {
+        async {
+            match &self.inner.wallet {
+                Some(wallet) => Some(wallet.audit().await),
+                None => None,
+            }
+        }
+        .boxed()
     }
 
     /// Ends the proxy, every stream and all tasks. Escrows stay open on the ledger.

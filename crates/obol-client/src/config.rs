@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use obol_toll::payer::PayPolicy;
 use serde::{Deserialize, Serialize};
 
+use obol_stellar::rail::RailKind;
 use obol_stellar::settings::check_ledger;
 pub use obol_stellar::settings::{Amount, AssetName, Invalid, Span, ValueError};
 
@@ -137,9 +138,16 @@ pub struct Payments {
     pub budget: Option<Amount>,
     /// What is put into each new escrow. A guard that asks for more gets no escrow.
     pub deposit: Amount,
+    /// Most that is locked in escrows to all guards together. Absent: a deposit for each guard.
+    #[serde(default)]
+    pub max_locked: Option<Amount>,
     /// Life of an escrow, as far as the guard's terms allow.
     #[serde(default = "default_life")]
     pub life: Span,
+    /// Use an escrow only at the attachment to a network where it was opened, so that a guard does not know a laptop again that it serves at
+    /// home and in a café. What is left in it comes back after its life.
+    #[serde(default = "yes")]
+    pub escrow_per_place: bool,
     /// Openings, settlements and moves fall at random times within this span, so that the ledger does not show what caused
     /// them. "0s" for test networks only.
     #[serde(default = "default_delay")]
@@ -147,6 +155,9 @@ pub struct Payments {
     /// The journal of all payment facts.
     #[serde(default = "default_journal")]
     pub journal: PathBuf,
+    /// Facts older than so many days are added up to daily totals and erased. Absent: everything is kept.
+    #[serde(default)]
+    pub keep_days: Option<u32>,
     /// The file with the wallet's secret seed (`S...`). An absent file is made, with a new key.
     #[serde(default = "default_wallet")]
     pub wallet: PathBuf,
@@ -162,18 +173,30 @@ pub struct Ledger {
     pub network_passphrase: String,
     /// The one asset that is paid in.
     pub asset: AssetName,
-    /// Horizon servers, the first is asked first; all of them through Tor.
+    /// What `urls` are: `"horizon"` (the default) or `"rpc"`, Stellar RPC.
+    #[serde(default)]
+    pub kind: RailKind,
+    /// The ledger's servers, the first is asked first; all of them through Tor.
     pub urls: Vec<String>,
+    /// Each server is asked at most so often in any minute. Absent: as often as need be.
+    #[serde(default)]
+    pub requests_per_minute: Option<u32>,
     /// How often the newest ledger is looked up while something is open.
     #[serde(default = "default_poll")]
     pub poll: Span,
     /// Highest fee for one transaction, in stroops of XLM.
     #[serde(default = "default_highest_fee")]
     pub highest_fee: i64,
+    /// That a transaction of more than this never got into a ledger is believed only when two of `urls` say so. Absent: one is enough.
+    #[serde(default)]
+    pub two_witnesses_above: Option<Amount>,
 }
 
 fn default_life() -> Span {
     Span::hours(24)
+}
+fn yes() -> bool {
+    true
 }
 fn default_delay() -> Span {
     Span::seconds(600)
@@ -371,6 +394,20 @@ impl Payments {
                 "give what one escrow holds, such as \"10\"",
             ));
         }
+        if self.max_locked.is_some_and(|most| most < self.deposit) {
+            return Err(invalid(
+                "payments.max_locked",
+                "is less than payments.deposit",
+                "allow at least one deposit, or remove the key",
+            ));
+        }
+        if self.keep_days == Some(0) {
+            return Err(invalid(
+                "payments.keep_days",
+                "is 0",
+                "keep at least 1 day, or remove the key",
+            ));
+        }
         if self.life.as_secs() < 60 {
             return Err(invalid(
                 "payments.life",
@@ -384,7 +421,24 @@ impl Payments {
             poll,
             highest_fee,
             asset: _,
+            kind: _,
+            requests_per_minute,
+            two_witnesses_above,
         } = &self.ledger;
+        if *requests_per_minute == Some(0) {
+            return Err(invalid(
+                "payments.ledger.requests_per_minute",
+                "is 0",
+                "allow at least 1, or remove the key",
+            ));
+        }
+        if two_witnesses_above.is_some() && urls.len() < 2 {
+            return Err(invalid(
+                "payments.ledger.two_witnesses_above",
+                "needs two witnesses",
+                "name a second server in payments.ledger.urls",
+            ));
+        }
         Ok(check_ledger(network_passphrase, urls, *poll, *highest_fee)?)
     }
 }

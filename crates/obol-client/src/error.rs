@@ -57,6 +57,9 @@ pub enum StartError {
     /// The program is ending.
     #[error("the program is ending")]
     Ending,
+    /// There is no money to work on.
+    #[error("this client has no wallet: `payments` is absent from its configuration")]
+    NoPayments,
     /// Arti did not accept its part of the configuration.
     #[error("section `tor` of the configuration: {reason}")]
     TorConfig {

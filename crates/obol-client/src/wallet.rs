@@ -13,6 +13,7 @@
 //! escrow is wound up.
 
 mod connect;
+mod places;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +27,7 @@ use obol_stellar::keys::EscrowPayer;
 use obol_stellar::rail::AccountState;
 use obol_stellar::settle::{EndError, OneTime, OpenError, Settler, WalletError, WindUp};
 use obol_stellar::tx::Op;
-use obol_store::{Journal, StoreError};
+use obol_store::{AuditError, Journal, StoreError};
 use obol_toll::fact::{OutFact, PayerFact};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -35,16 +36,17 @@ use tracing::{debug, warn};
 
 use crate::cashier::{Note, now};
 use crate::events::Event;
+use crate::place::{Mark, Whereabouts};
 use crate::watch::Watch;
 
 pub(crate) use connect::ThroughTor;
 
 /// The journal's secrets: for each escrow that is not wound up, its nonce and the number of its funding account.
-const ESCROWS: &str = "escrow";
+pub(crate) const ESCROWS: &str = "escrow";
 /// The journal's secrets: the nonces of escrows that are wound up, and have not expired.
 const WOUND_UP: &str = "wound-up";
 /// The journal's secrets: the numbers of funding accounts.
-const FUNDING: &str = "funding";
+pub(crate) const FUNDING: &str = "funding";
 /// An offer names the ledger until which the escrow can be opened, as far from now (settlement.md, S0).
 const LEDGERS_TO_OPEN: u64 = 60;
 /// An escrow in quiet use is looked at so many times less often than one that is about to end.
@@ -74,6 +76,7 @@ struct Inner {
     state: Mutex<State>,
     /// One offer is made at a time: no two may take the same funding account.
     offering: tokio::sync::Mutex<()>,
+    whereabouts: Option<Whereabouts>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -87,6 +90,8 @@ struct State {
     followed: HashSet<EscrowId>,
     /// The newest offer to each guard that was not accepted yet.
     offered: HashMap<PeerId, EscrowId>,
+    /// Where escrows were opened.
+    marks: HashMap<EscrowId, Mark>,
 }
 
 /// What a wallet is made of.
@@ -99,16 +104,18 @@ pub(crate) struct WalletParts {
     pub(crate) journal: Journal<PayerFact>,
     pub(crate) notes: mpsc::UnboundedSender<Note>,
     pub(crate) watch: Watch,
+    /// `None`: an escrow is used wherever the client is.
+    pub(crate) whereabouts: Option<Whereabouts>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
 }
 
 /// An escrow as the journal's facts tell it.
 #[derive(Debug, Clone)]
-struct Known {
-    escrow: obol_toll::Escrow,
-    refund: Signature,
-    deposit: Stroops,
+pub(crate) struct Known {
+    pub(crate) escrow: obol_toll::Escrow,
+    pub(crate) refund: Signature,
+    pub(crate) deposit: Stroops,
     opened: bool,
     ended: bool,
     signed: (u32, Stroops),
@@ -146,6 +153,7 @@ impl Wallet {
                 unsettled: watch::Sender::new(0),
                 state: Mutex::new(state),
                 offering: tokio::sync::Mutex::new(()),
+                whereabouts: parts.whereabouts,
                 stop: parts.stop,
                 tasks: parts.tasks,
             }),
@@ -160,6 +168,13 @@ impl Wallet {
                 _ => wallet.inner.journal.forget_secret(WOUND_UP, &id).await?,
             }
         }
+        // Also those that are wound up, until they expire: claims that were not used up name them.
+        let now_secs = now().secs();
+        let is_there = |id: &EscrowId| {
+            let known = known.iter().find(|known| known.escrow.id() == *id);
+            kept.contains(id) || known.is_some_and(|known| now_secs < known.escrow.terms.expiry)
+        };
+        wallet.restore_places(is_there).await?;
         for offered in kept
             .iter()
             .filter(|id| known.iter().all(|known| known.escrow.id() != **id))
@@ -178,6 +193,7 @@ impl Wallet {
                 wallet.follow(known.escrow, known.deposit, known.refund, known.ended);
             }
         }
+        wallet.watch_places();
         Ok(wallet)
     }
 
@@ -267,6 +283,7 @@ impl Wallet {
         let mut secret = nonce.to_vec();
         secret.extend_from_slice(&number.to_be_bytes());
         self.inner.journal.keep_secret(ESCROWS, &escrow.0, &secret).await?;
+        self.mark_place(escrow).await?;
         let mut state = self.state();
         state.funding_of.insert(escrow, number);
         state.offered.insert(guard, escrow);
@@ -566,10 +583,21 @@ impl Wallet {
     async fn forget(&self, escrow: EscrowId) {
         self.inner.keys.remove(&escrow);
         self.state().funding_of.remove(&escrow);
-        if let Err(error) = self.inner.journal.forget_secret(ESCROWS, &escrow.0).await {
+        self.state().marks.remove(&escrow);
+        let journal = &self.inner.journal;
+        let forgotten = async {
+            journal.forget_secret(places::PLACES, &escrow.0).await?;
+            journal.forget_secret(ESCROWS, &escrow.0).await
+        };
+        if let Err(error) = forgotten.await {
             // Looked at once more after the next start: harmless.
             debug!(%error, "the record of a finished escrow stays");
         }
+    }
+
+    /// Proves the books.
+    pub(crate) async fn audit(&self) -> Result<(), AuditError> {
+        self.inner.journal.audit().await
     }
 
     /// From now on everything is looked at often.
@@ -650,7 +678,7 @@ fn held(account: &AccountState, asset: &Asset) -> Stroops {
 }
 
 /// What the facts tell of each escrow, in the order of their acceptance.
-fn known_escrows(facts: &[PayerFact]) -> Vec<Known> {
+pub(crate) fn known_escrows(facts: &[PayerFact]) -> Vec<Known> {
     let mut known: Vec<Known> = Vec::new();
     for fact in facts {
         let PayerFact::Out(fact) = fact else { continue };

@@ -53,6 +53,27 @@ fn prices_that_relays_named_are_held_against_both_ceilings_until_the_day_ends() 
     assert!(known.judge(&[paid(1), paid(2), paid(3)], CEILINGS, tomorrow).is_whole());
 }
 
+/// Cheap relays would draw paths to themselves, and be one owner's.
+#[test]
+fn below_the_ceilings_the_cheaper_tunnel_is_no_better_than_the_first() {
+    let mut known = Known::default();
+    for (n, price) in [(1, 100), (2, 50), (3, 90), (4, 1), (5, 1)] {
+        known.quoted(peer(n), price, NOON);
+    }
+    for paths in [Paths::Any, Paths::Prefer, Paths::Only] {
+        let mut search = Search::new(paths);
+        let dear = known.judge(&[paid(1), paid(2), paid(3)], CEILINGS, NOON);
+        assert_eq!(search.saw(Some(peer(1)), dear), Next::Take(0));
+    }
+    // Where the first falls short, the one that can be paid farthest is taken, not the cheapest.
+    let mut search = Search::new(Paths::Prefer);
+    let cheap = known.judge(&[paid(4), plain(5)], CEILINGS, NOON);
+    let dear = known.judge(&[paid(1), paid(2), plain(3)], CEILINGS, NOON);
+    assert_eq!(search.saw(Some(peer(4)), cheap), Next::Another);
+    assert_eq!(search.saw(Some(peer(1)), dear), Next::Another);
+    assert_eq!(search.settle(), Next::Take(1));
+}
+
 #[test]
 fn a_gap_is_remembered_of_the_pair_and_not_of_the_relay() {
     let mut known = Known::default();

@@ -60,6 +60,17 @@ fn every_impossible_value_is_refused_by_its_key() {
         ("[\"http://127.0.0.1:8000\"]", "[]", "payments.ledger.urls"),
         ("http://127", "ftp://127", "payments.ledger.urls"),
         (
+            "[payments.ledger]",
+            "[payments.ledger]\ntwo_witnesses_above = \"5\"",
+            "payments.ledger.two_witnesses_above",
+        ),
+        (
+            "[payments.ledger]",
+            "[payments.ledger]\nrequests_per_minute = 0",
+            "payments.ledger.requests_per_minute",
+        ),
+        ("budget = \"2.5\"", "max_locked = \"9.9\"", "payments.max_locked"),
+        (
             "[payments]",
             "[tor.storage]\ncache_dir = \"x\"\n[payments]",
             "tor.storage",

@@ -11,6 +11,7 @@ use obol_stellar::{Network, Outbox, Rail, Tcp, asset};
 use obol_toll::PayerKeys as _;
 
 use super::*;
+use crate::place::Place;
 use crate::runtime::LinkMeters;
 
 const UNIT: i64 = 10_000_000;
@@ -45,6 +46,8 @@ struct World {
     secret: EscrowSecret,
     guard_settler: Settler,
     directory: tempfile::TempDir,
+    /// Where the client is.
+    place: Arc<Mutex<Place>>,
 }
 
 impl World {
@@ -84,6 +87,7 @@ impl World {
             secret: EscrowSecret::from_bytes([7; 32]),
             guard_settler,
             directory: tempfile::tempdir().unwrap(),
+            place: Arc::new(Mutex::new(Place::test(1, Some(1)))),
         }
     }
 
@@ -103,6 +107,10 @@ impl World {
             journal: journal.clone(),
             notes,
             watch: Watch::new(LinkMeters::default()),
+            whereabouts: Some({
+                let place = Arc::clone(&self.place);
+                Arc::new(move || *place.lock().unwrap())
+            }),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
@@ -265,6 +273,39 @@ async fn an_escrow_that_nobody_flushes_is_taken_back_when_the_ledger_has_passed_
     run.wallet.hurry();
     world.ledger.advance(u64::from(LIFE) + 60, 61).unwrap();
     assert_eq!(run.ended().await, (escrow.id(), 0));
+    run.wound_up().await;
+    run.wallet.bring_home().await.unwrap();
+    assert_eq!(world.balance(world.account.account()).await, WEALTH);
+    run.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_escrow_belongs_to_the_place_where_it_was_opened_also_after_a_restart() {
+    let world = World::new().await;
+    let mut run = world.run().await;
+    let at_home = run.opened(&world).await.id();
+    assert_eq!(run.wallet.away(), Some(vec![]));
+    // One that its guard never accepts.
+    run.offered().await;
+    assert_eq!(run.journal.secrets(places::PLACES).await.unwrap().len(), 2);
+    run.end().await;
+
+    *world.place.lock().unwrap() = Place::test(2, None);
+    let mut run = world.run().await;
+    assert_eq!(run.wallet.away(), Some(vec![at_home]));
+    assert_eq!(run.journal.secrets(places::PLACES).await.unwrap().len(), 1);
+    let elsewhere = run.opened(&world).await;
+    assert_eq!(run.wallet.away(), Some(vec![at_home]), "one of its own");
+    *world.place.lock().unwrap() = Place::default();
+    assert_eq!(run.wallet.away(), None, "nowhere is no other place");
+    run.end().await;
+
+    *world.place.lock().unwrap() = Place::test(1, Some(1));
+    let run = world.run().await;
+    assert_eq!(run.wallet.away(), Some(vec![elsewhere.id()]));
+    // Both come back, wherever that is.
+    run.wallet.hurry();
+    world.ledger.advance(u64::from(LIFE) + 60, 61).unwrap();
     run.wound_up().await;
     run.wallet.bring_home().await.unwrap();
     assert_eq!(world.balance(world.account.account()).await, WEALTH);
