@@ -47,6 +47,8 @@ pub struct NetworkOptions {
     pub cell_memory: u64,
     /// Consensus parameters, in place of or beside the authority's own.
     pub consensus: Vec<(String, i32)>,
+    /// What exits let through, as in `torrc`.
+    pub exit_policy: Vec<String>,
     /// Unmodified C Tor relays beside ours: nicknames and places in paths.
     pub strangers: Vec<(String, Role)>,
     /// Wallets with money, at least 1. Clients get them in turn: two that pay at the same time need one each.
@@ -66,6 +68,7 @@ impl NetworkOptions {
             largest_step: 16 << 20,
             cell_memory: 64 << 20,
             consensus: Vec::new(),
+            exit_policy: vec!["accept *:*".to_owned()],
             strangers: Vec::new(),
             wallets: 1,
         }
@@ -190,6 +193,8 @@ pub struct RelayNode {
     pub or: SocketAddr,
     /// Its gateway.
     pub control: Control,
+    config: relay_config::Config,
+    program: Option<PathBuf>,
     body: Body,
 }
 
@@ -216,6 +221,33 @@ impl RelayNode {
         let status = child.wait().await;
         drop(leash);
         status.map(Some)
+    }
+
+    /// Ends its process without a word, as a power failure would (SIGKILL), and waits until it is gone. A relay in this process is stopped.
+    ///
+    /// # Errors
+    /// If the system cannot do that.
+    pub async fn kill(&mut self) -> Result<(), NetworkError> {
+        match &mut self.body {
+            Body::Here(_) => self.stop().await,
+            Body::Process(child) => child.kill().await.map_err(|error| NetworkError::File {
+                path: self.directory.clone(),
+                error,
+            })?,
+        }
+        Ok(())
+    }
+
+    /// Starts it again after its end, with the same keys, journal and port. `hold`: where its process goes no further (`OBOL_HOLD`, see
+    /// obol-store), for a relay in a process of its own.
+    ///
+    /// # Errors
+    /// See [`NetworkError`].
+    pub async fn start_again(&mut self, hold: Option<&str>) -> Result<(), NetworkError> {
+        let (body, said) = start_relay(&self.nickname, &self.config, self.program.as_deref(), hold).await?;
+        self.control = Control::new(said.gateway, &self.config.path(&self.config.gateway.token))?;
+        self.body = body;
+        Ok(())
     }
 
     async fn stop(&mut self) {
@@ -422,9 +454,12 @@ impl Network {
                 paths: client_config::Paths::default(),
                 budget: None,
                 deposit: client_config::Amount::units(50),
+                max_locked: None,
                 life: client_config::Span::hours(24),
+                escrow_per_place: true,
                 random_delay: client_config::Span::seconds(0),
                 journal: PathBuf::from("payments.sqlite"),
+                keep_days: None,
                 wallet: PathBuf::from("wallet.seed"),
                 ledger: client_config::Ledger {
                     network_passphrase: self.ledger.passphrase().to_owned(),
@@ -432,9 +467,12 @@ impl Network {
                         code: asset_code(&self.economy.asset),
                         issuer: self.economy.asset.issuer,
                     },
+                    kind: Default::default(),
                     urls: vec![self.ledger_url()],
+                    requests_per_minute: None,
                     poll: client_config::Span::millis(250),
                     highest_fee: 1_000_000,
+                    two_witnesses_above: None,
                 },
             });
         }
@@ -512,10 +550,9 @@ impl Plan {
     ) -> relay_config::Config {
         use relay_config::{Amount, AssetName, Fingerprint, Size, Span};
         let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let policy = if self.role == Role::Exit {
-            "accept *:*"
-        } else {
-            "reject *:*"
+        let policy = match self.role {
+            Role::Exit => options.exit_policy.clone(),
+            _ => vec!["reject *:*".to_owned()],
         };
         let entry = authority.entry();
         relay_config::Config {
@@ -532,7 +569,7 @@ impl Plan {
                 allow_private_addresses: true,
             },
             exit: relay_config::Exit {
-                policy: vec![policy.to_owned()],
+                policy,
                 reject_private: false,
                 ..relay_config::Exit::default()
             },
@@ -563,13 +600,17 @@ impl Plan {
                 largest_step: Size(options.largest_step),
                 journal: PathBuf::from("payments.sqlite"),
                 journal_limit: None,
+                keep_days: None,
+                trust: Vec::new(),
                 ledger: relay_config::Ledger {
                     network_passphrase: ledger.passphrase().to_owned(),
                     asset: AssetName {
                         code: asset_code(&economy.asset),
                         issuer: economy.asset.issuer,
                     },
+                    kind: Default::default(),
                     urls: vec![server.url()],
+                    requests_per_minute: None,
                     poll: Span::millis(250),
                     max_age: Span::seconds(60),
                     allow_revocable_asset: false,
@@ -586,8 +627,12 @@ impl Plan {
                     limit: 64,
                     deposit: Amount::units(40),
                     random_delay: Span::seconds(0),
+                    batch_period: Span::seconds(0),
                     life: Span::hours(7 * 24),
+                    ..relay_config::Peers::default()
                 },
+                limits: relay_config::Limits::default(),
+                owing: relay_config::Owing::default(),
             }),
             gateway: relay_config::Gateway {
                 listen: Some(loopback),
@@ -596,72 +641,90 @@ impl Plan {
         }
     }
 
-    async fn start(self, config: relay_config::Config, program: Option<PathBuf>) -> Result<RelayNode, NetworkError> {
-        let Plan {
-            nickname,
-            role,
-            price,
-            directory,
-        } = self;
-        let file = directory.join("node.toml");
-        write(&file, &config.to_toml()?)?;
-        let running = directory.join("running.json");
-        // Of an earlier run that was ended the hard way.
-        let _ = std::fs::remove_file(&running);
-        let token = config.path(&config.gateway.token);
-        let (body, said) = match program {
-            None => {
-                let relay = obol_relay::run::run(config)
-                    .await
-                    .map_err(|error| NetworkError::Relay {
-                        nickname: nickname.clone(),
-                        error,
-                    })?;
-                let said = read_running(&running, &nickname)?;
-                (Body::Here(Some(relay)), said)
-            }
-            Some(program) => {
-                let log = directory.join("relay.log");
-                let to = std::fs::File::create(&log).map_err(|error| NetworkError::File {
-                    path: log.clone(),
-                    error,
-                })?;
-                let mut child = Command::new(&program)
-                    .args(["relay", "--end-with-input", "--config"])
-                    .arg(&file)
-                    .stdin(Stdio::piped())
-                    .stdout(Stdio::null())
-                    .stderr(to)
-                    .kill_on_drop(true)
-                    .spawn()
-                    .map_err(|error| NetworkError::File { path: program, error })?;
-                let ready = wait_for_file(&running, &mut child);
-                match tokio::time::timeout(START, ready).await {
-                    Ok(true) => {}
-                    Ok(false) => return Err(NetworkError::Ended { nickname, log }),
-                    Err(_) => {
-                        return Err(NetworkError::Late {
-                            what: "the start of a relay",
-                            patience: START,
-                        });
-                    }
-                }
-                let said = read_running(&running, &nickname)?;
-                (Body::Process(child), said)
-            }
-        };
-        let control = Control::new(said.gateway, &token)?;
+    async fn start(
+        self,
+        mut config: relay_config::Config,
+        program: Option<PathBuf>,
+    ) -> Result<RelayNode, NetworkError> {
+        let (body, said) = start_relay(&self.nickname, &config, program.as_deref(), None).await?;
+        let control = Control::new(said.gateway, &config.path(&config.gateway.token))?;
+        // Where it is found when it starts again.
+        config.or.listen = said.or;
         Ok(RelayNode {
-            nickname,
-            role,
+            nickname: self.nickname,
+            role: self.role,
             fingerprint: said.fingerprint,
-            price,
-            directory,
+            price: self.price,
+            directory: self.directory,
             or: said.or,
             control,
+            config,
+            program,
             body,
         })
     }
+}
+
+/// Runs a relay from its configuration, written to a file first, and waits until it is ready.
+async fn start_relay(
+    nickname: &str,
+    config: &relay_config::Config,
+    program: Option<&Path>,
+    hold: Option<&str>,
+) -> Result<(Body, Running), NetworkError> {
+    let directory = &config.data_directory;
+    let file = directory.join("node.toml");
+    write(&file, &config.to_toml()?)?;
+    let running = directory.join("running.json");
+    // Of an earlier run that was ended the hard way.
+    let _ = std::fs::remove_file(&running);
+    let Some(program) = program else {
+        let relay = obol_relay::run::run(config.clone())
+            .await
+            .map_err(|error| NetworkError::Relay {
+                nickname: nickname.to_owned(),
+                error,
+            })?;
+        let said = read_running(&running, nickname)?;
+        return Ok((Body::Here(Some(relay)), said));
+    };
+    let log = directory.join("relay.log");
+    let of_file = |path: &Path, error| NetworkError::File {
+        path: path.to_owned(),
+        error,
+    };
+    let mut to = std::fs::OpenOptions::new();
+    let to = to.create(true).append(true).open(&log);
+    let mut command = Command::new(program);
+    command
+        .args(["relay", "--end-with-input", "--config"])
+        .arg(&file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(to.map_err(|error| of_file(&log, error))?)
+        .kill_on_drop(true);
+    if let Some(hold) = hold {
+        command.env("OBOL_HOLD", hold);
+    }
+    let mut child = command.spawn().map_err(|error| of_file(program, error))?;
+    let ready = wait_for_file(&running, &mut child);
+    match tokio::time::timeout(START, ready).await {
+        Ok(true) => {}
+        Ok(false) => {
+            return Err(NetworkError::Ended {
+                nickname: nickname.to_owned(),
+                log,
+            });
+        }
+        Err(_) => {
+            return Err(NetworkError::Late {
+                what: "the start of a relay",
+                patience: START,
+            });
+        }
+    }
+    let said = read_running(&running, nickname)?;
+    Ok((Body::Process(child), said))
 }
 
 /// Waits until the file is there; false if the process ended before.

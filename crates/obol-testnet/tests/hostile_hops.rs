@@ -136,9 +136,12 @@ impl Stage {
             paths: Paths::Any,
             budget: None,
             deposit: Amount::units(1),
+            max_locked: None,
             life: Span::hours(24),
+            escrow_per_place: true,
             random_delay: Span::seconds(0),
             journal: PathBuf::from("payments.sqlite"),
+            keep_days: None,
             wallet: PathBuf::from("wallet.seed"),
             ledger: Ledger {
                 network_passphrase: PASSPHRASE.to_owned(),
@@ -148,8 +151,11 @@ impl Stage {
                 },
                 // Nobody is there: no money ever moves on this stage.
                 urls: vec!["http://127.0.0.1:9".to_owned()],
+                kind: Default::default(),
+                requests_per_minute: None,
                 poll: Span::seconds(5),
                 highest_fee: 1_000_000,
+                two_witnesses_above: None,
             },
         });
         let started = tokio::time::timeout(PATIENCE, Client::start(config)).await;

@@ -30,12 +30,19 @@ struct World {
 
 impl World {
     async fn new() -> World {
+        World::with(|_, _| {}).await
+    }
+
+    /// `adapt`: told the origin's port.
+    async fn with(adapt: impl FnOnce(&mut NetworkOptions, u16)) -> World {
         let directory = tempfile::tempdir().unwrap();
         let file = OriginFile::generate(&directory.path().join("file"), LENGTH, 7)
             .await
             .unwrap();
         let origin = Origin::start(file.clone()).await.unwrap();
-        let starting = Network::start(NetworkOptions::new(directory.path().join("network")), |_| {});
+        let mut options = NetworkOptions::new(directory.path().join("network"));
+        adapt(&mut options, origin.address().port());
+        let starting = Network::start(options, |_| {});
         let network = tokio::time::timeout(PATIENCE, starting)
             .await
             .expect("in time")
@@ -185,6 +192,35 @@ async fn a_budget_that_is_spent_is_said_and_everything_goes_on_unpaid() {
     tokio::time::timeout(PATIENCE, said).await.expect("in time");
     let spent: i64 = client.figures().tunnels.iter().map(|tunnel| tunnel.spent).sum();
     assert!(spent > 0 && spent <= budget, "{spent} stroops were spent");
+    client.shutdown().await;
+    world.network.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_asks_the_ledger_through_exits_alone_though_it_could_reach_it_itself() {
+    let only = |options: &mut NetworkOptions, origin| options.exit_policy = vec![format!("accept *:{origin}")];
+    let world = World::with(only).await;
+    let directory = world.network.options.directory.join("client");
+    let config = world.network.client_config(&directory, Some(Pay::Always)).unwrap();
+    let client = Client::start(config).await.unwrap();
+    let mut events = client.events();
+    // The ledger answers on this machine, to relays as to anybody.
+    for relay in &world.network.relays {
+        assert!(!RelayState::of(&relay.control).await.unwrap().escrows.is_empty());
+    }
+    world.fetch(&client, "a").await;
+    let failed = async {
+        loop {
+            match events.recv().await.unwrap() {
+                Event::EscrowFailed { .. } => return,
+                Event::EscrowOpening { .. } | Event::Wallet { .. } => panic!("the ledger was reached past Tor"),
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, failed).await.expect("in time");
+    world.fetch(&client, "b").await;
+    assert!(client.figures().escrows.is_empty());
     client.shutdown().await;
     world.network.stop().await;
 }

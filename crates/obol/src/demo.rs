@@ -7,7 +7,7 @@ mod contention;
 mod download;
 mod report;
 mod settlement;
-mod show;
+pub(crate) mod show;
 pub(crate) mod workplace;
 
 use std::path::Path;

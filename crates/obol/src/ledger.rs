@@ -1,4 +1,4 @@
-//! `obol ledger`: the embedded Stellar ledger, by itself.
+//! `obol ledger`: the embedded Stellar ledger, by itself; `obol ledger replay`: how it compares with a real one.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,11 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, Subcommand};
+use obol_ledger::replay::{Recording, replay, replay_against};
 use obol_ledger::{Closing, Ledger, LedgerConfig, Storage, server};
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct LedgerArgs {
+    #[command(subcommand)]
+    command: Option<LedgerCommand>,
     /// Where the Horizon-compatible server listens.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
     listen: SocketAddr,
@@ -26,7 +30,55 @@ pub(crate) struct LedgerArgs {
     allow_advance: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum LedgerCommand {
+    /// Replay what a real stellar-core answered, and compare every answer of this ledger with it.
+    #[command(after_help = "Ends with `N of N agree`, and with exit code 0 only if all do.\n\n\
+                            Example:\n  obol ledger replay stellar-core-classic.json --json > report.json")]
+    Replay(ReplayArgs),
+}
+
+#[derive(Debug, Args)]
+struct ReplayArgs {
+    /// The recording.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Compare with the answers of this recording; FILE may then be a copy of it without any.
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+    /// Write every answer and every difference as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn read_recording(path: &std::path::Path) -> anyhow::Result<Recording> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Recording::read(&text).with_context(|| path.display().to_string())
+}
+
+fn replay_file(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
+    let recording = read_recording(&args.file)?;
+    let report = match &args.against {
+        None => replay(&recording)?,
+        Some(path) => replay_against(&recording, &read_recording(path)?)?,
+    };
+    if args.json {
+        println!("{}", report.json());
+        eprintln!("{} of {} agree", report.agree, report.total);
+    } else {
+        println!("{report}");
+    }
+    Ok(if report.all_agree() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
 pub(crate) async fn run(args: LedgerArgs) -> anyhow::Result<ExitCode> {
+    if let Some(LedgerCommand::Replay(args)) = &args.command {
+        return replay_file(args);
+    }
     let ledger = Ledger::open(LedgerConfig {
         storage: args.keep.map_or(Storage::Memory, Storage::Directory),
         closing: Closing::Every(Duration::from_millis(args.close_ms)),
@@ -39,6 +91,7 @@ pub(crate) async fn run(args: LedgerArgs) -> anyhow::Result<ExitCode> {
         .await
         .with_context(|| format!("cannot listen on {}: choose another address with --listen", args.listen))?;
     println!("Horizon API    {}", server.url());
+    println!("Stellar RPC    {}/rpc", server.url());
     println!("friendbot      {}/friendbot?addr=G...", server.url());
     println!("passphrase     {}", ledger.passphrase());
     println!("This is a test ledger: its money is worth nothing. Ctrl-C ends it.");

@@ -1,4 +1,4 @@
-//! The `obol` program: `demo`, `network`, `relay`, `client`, `ledger`, `bench`, `config`.
+//! The `obol` program: `demo`, `network`, `relay`, `client`, `ledger`, `wallet`, `bench`, `config`.
 
 mod bench;
 mod client;
@@ -8,6 +8,7 @@ mod ledger;
 mod log;
 mod network;
 mod relay;
+mod wallet;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -49,6 +50,13 @@ enum Command {
     /// Run the embedded Stellar ledger with its Horizon-compatible server. For tests and demonstrations.
     #[command(after_help = "Example:\n  obol ledger --listen 127.0.0.1:8000 --keep ./ledger")]
     Ledger(ledger::LedgerArgs),
+    /// Keys, balances, escrows; the books and their backup; of a client or a relay.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  obol wallet show --config client.toml\n  obol wallet fund --config client.toml\n  \
+                      obol wallet audit --config node.toml"
+    )]
+    Wallet(wallet::WalletCommand),
     /// Measure what a relay costs, beside C Tor and beside what must be done at least.
     #[command(
         subcommand,
@@ -140,6 +148,7 @@ fn main() -> ExitCode {
             Command::Relay(args) => relay::run(args, log).await,
             Command::Client(args) => client::run(args).await,
             Command::Ledger(args) => ledger::run(args).await,
+            Command::Wallet(command) => wallet::run(command).await,
             Command::Bench(command) => bench::run(command).await,
             Command::Config(command) => config::run(command),
         }

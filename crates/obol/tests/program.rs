@@ -76,6 +76,38 @@ fn a_taken_port_is_named() {
 }
 
 #[test]
+fn a_recording_is_replayed_and_the_exit_code_tells_whether_all_agree() {
+    let oracle = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../obol-ledger/tests/data/stellar-core-classic.json"
+    );
+    let plain = obol(&["ledger", "replay", oracle]);
+    let said = String::from_utf8_lossy(&plain.stdout).into_owned();
+    assert!(plain.status.success() && said.ends_with("275 of 275 agree\n"), "{said}");
+    let json = obol(&["ledger", "replay", oracle, "--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((&report["agree"], &report["total"]), (&275.into(), &275.into()));
+
+    // One answer changed: named, and no success.
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("changed.json");
+    let text = std::fs::read_to_string(oracle).unwrap();
+    std::fs::write(&file, text.replacen("\"PENDING\"", "\"ERROR\"", 1)).unwrap();
+    let changed = obol(&["ledger", "replay", file.to_str().unwrap()]);
+    let said = String::from_utf8_lossy(&changed.stdout).into_owned();
+    assert_eq!(changed.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("submission 0 (") && said.ends_with("274 of 275 agree\n"),
+        "{said}"
+    );
+
+    let missing = directory.path().join("missing.json");
+    assert!(refused(&["ledger", "replay", missing.to_str().unwrap()]).contains("missing.json"));
+    std::fs::write(&file, "{}").unwrap();
+    assert!(refused(&["ledger", "replay", file.to_str().unwrap()]).contains("network_passphrase"));
+}
+
+#[test]
 fn a_wrong_configuration_is_refused_with_the_key() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("node.toml");

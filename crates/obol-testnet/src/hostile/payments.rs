@@ -14,6 +14,8 @@ type Fits = fn(&ToOrigin) -> bool;
 
 /// An escrow that there is not.
 const NO_ESCROW: EscrowId = EscrowId([7; 32]);
+/// A signature of nobody's.
+const NOBODYS: Signature = Signature([9; 64]);
 
 fn most() -> Stroops {
     Stroops::new(i64::MAX).unwrap_or(Stroops::ZERO)
@@ -211,7 +213,8 @@ fn of_a_client() -> Vec<Case> {
         ),
         answered(
             "a claim on an escrow that there is not, again and again",
-            vec![(pay(1, Some(claim(None))), is_refused); 5],
+            // The third would close the link: nobody can show that the escrow is his.
+            vec![(pay(1, Some(claim(None))), is_refused); 2],
         ),
         answered(
             "an escrow without end, read from the ledger",
@@ -233,6 +236,7 @@ fn of_a_client() -> Vec<Case> {
                     ToNode::CloseEscrow {
                         escrow: NO_ESCROW,
                         final_k: u32::MAX,
+                        owner: NOBODYS,
                     },
                     is_declined,
                 ),
@@ -240,6 +244,7 @@ fn of_a_client() -> Vec<Case> {
                     ToNode::BalanceQuery {
                         escrow: NO_ESCROW,
                         opening: None,
+                        owner: NOBODYS,
                     },
                     is_unknown,
                 ),
@@ -289,6 +294,7 @@ fn of_a_relay() -> Vec<Case> {
                 ToNode::BalanceQuery {
                     escrow: NO_ESCROW,
                     opening: Some(opening()),
+                    owner: NOBODYS,
                 }
                 .encode(),
             ],
@@ -397,12 +403,14 @@ fn link_messages() -> Vec<Case> {
             },
         ),
         on_a_link(
-            "a thousand questions for an escrow that there is not",
-            Nothing,
+            "a thousand questions for an escrow of somebody else's",
+            // The third wrong signature closes it.
+            Link,
             |tariff| {
                 let question = LinkMessage::LegQuery {
                     escrow: NO_ESCROW,
                     opening: None,
+                    owner: NOBODYS,
                 };
                 let mut all = vec![hello(tariff)];
                 all.extend((0..1000).map(|_| question.encode()));

@@ -179,7 +179,8 @@ pub(crate) async fn run(stage: &Stage, show: &Show, report: &mut Report) -> anyh
         format!("{} of {unused}", refunds.len()),
     );
 
-    audit(stage, report)
+    audit(stage, report)?;
+    books(stage, report).await
 }
 
 /// Whether an incoming escrow is a client's: no relay lists it among those that it pays by.
@@ -217,6 +218,29 @@ fn audit(stage: &Stage, report: &mut Report) -> anyhow::Result<()> {
             units(network.economy.issued.get()),
             report.balances.len()
         ),
+    );
+    Ok(())
+}
+
+/// Proves the books of everybody: each relay's journal and the client's.
+async fn books(stage: &Stage, report: &mut Report) -> anyhow::Result<()> {
+    let mut wrong = Vec::new();
+    for relay in &stage.network.relays {
+        let verdict = relay.control.tell("audit", json!({})).await?;
+        if verdict["ok"] != true {
+            wrong.push(format!("{}: {}", relay.nickname, verdict["error"]));
+        }
+    }
+    match stage.payer.audit().await {
+        Some(Ok(())) => {}
+        Some(Err(error)) => wrong.push(format!("client: {error}")),
+        None => wrong.push("client: no journal".to_owned()),
+    }
+    let proven = format!("{} journals", stage.network.relays.len() + 1);
+    report.check(
+        "everybody's books are proven",
+        wrong.is_empty(),
+        if wrong.is_empty() { proven } else { wrong.join("; ") },
     );
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use obol_client::{Client, ClientConfig, ClientHandle, Event, TunnelFigures};
+use obol_client::{Client, ClientConfig, ClientHandle, Event, Refusal, TunnelFigures};
 use obol_testnet::authority::ArtiNetwork;
 use tokio::net::TcpStream;
 use tokio::sync::broadcast::error::RecvError;
@@ -55,7 +55,10 @@ impl Payer {
                         | Event::TunnelClosed { .. }
                         | Event::Quoted { .. }
                         | Event::Chain { .. }
-                        | Event::NotPaid { .. }
+                        | Event::NotPaid {
+                            why: Refusal::NotPaidHop | Refusal::ChainEnds,
+                            ..
+                        }
                         | Event::Requested { .. }
                         | Event::Paying { .. }
                         | Event::Paid { .. },

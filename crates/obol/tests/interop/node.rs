@@ -95,7 +95,7 @@ impl Node {
              [directory]\npublish = true\n{authorities}\
              [payments]\nprice_per_64_kib = {price}\n{money}\
              [payments.escrows]\nclose_delay = \"0s\"\n\
-             [payments.peers]\nlimit = 64\ndeposit = \"40\"\nrandom_delay = \"0s\"\n\
+             [payments.peers]\nlimit = 64\ndeposit = \"40\"\nrandom_delay = \"0s\"\nbatch_period = \"0s\"\n\
              [gateway]\nlisten = \"127.0.0.1:0\"\n",
             nickname = self.nickname,
             or = self.or,
