@@ -85,6 +85,13 @@ impl CTorRelay {
     }
 }
 
+/// The Arti onion service that runs, and how many there have been.
+#[derive(Default)]
+struct ArtiServices {
+    now: Option<ArtiService>,
+    started: usize,
+}
+
 /// Everything.
 pub struct World {
     /// The authorities. The last one is lost for a while in one of the trials.
@@ -112,7 +119,7 @@ pub struct World {
     payer: OnceCell<Payer>,
     onion_client: OnceCell<TorClient>,
     c_tor_service: OnceCell<CTorService>,
-    arti_service: OnceCell<ArtiService>,
+    arti_services: Mutex<ArtiServices>,
     root: PathBuf,
     _temporary: Option<tempfile::TempDir>,
 }
@@ -191,7 +198,7 @@ impl World {
             payer: OnceCell::new(),
             onion_client: OnceCell::new(),
             c_tor_service: OnceCell::new(),
-            arti_service: OnceCell::new(),
+            arti_services: Mutex::default(),
             root,
             _temporary: temporary,
         };
@@ -374,6 +381,8 @@ impl World {
     /// The Obol client, whose guard knows its escrow.
     pub async fn payer(&self) -> anyhow::Result<&Payer> {
         let starting = || async {
+            // It pays as soon as its guard is ours.
+            self.with_many_guards(false).await?;
             say("an Obol client");
             let payer = Payer::start(&self.place("payer"), &self.arti_network(), &self.money).await?;
             payer.client.ready_to_pay(COME_UP).await?;
@@ -401,29 +410,44 @@ impl World {
         self.c_tor_service.get_or_try_init(starting).await
     }
 
-    /// The Arti onion service.
-    pub async fn arti_service(&self) -> anyhow::Result<&ArtiService> {
-        let starting = async || {
-            say("an Arti onion service");
-            let before = self.onion_descriptors().await?;
-            let service = ArtiService::start(&self.place("artiservice"), &self.arti_network(), self.target()).await?;
-            let published = async {
-                while self
-                    .onion_descriptors()
-                    .await?
-                    .iter()
-                    .zip(&before)
-                    .any(|(now, then)| now <= then)
-                {
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
-                anyhow::Ok(())
-            };
-            let done = tokio::time::timeout(PUBLISH, published).await;
-            done.with_context(|| format!("the Arti service does not publish: {}", service.status()))??;
-            Ok(service)
+    /// The name of the Arti onion service.
+    pub async fn arti_service(&self) -> anyhow::Result<String> {
+        let mut services = self.arti_services.lock().await;
+        if services.now.is_none() {
+            self.start_arti_service(&mut services).await?;
+        }
+        Ok(services.now.as_ref().context("it was started")?.name.clone())
+    }
+
+    /// Ends the Arti onion service and starts another, with relays of its own choice.
+    pub async fn replace_arti_service(&self) -> anyhow::Result<()> {
+        let mut services = self.arti_services.lock().await;
+        services.now = None;
+        self.start_arti_service(&mut services).await
+    }
+
+    async fn start_arti_service(&self, services: &mut ArtiServices) -> anyhow::Result<()> {
+        say("an Arti onion service");
+        services.started += 1;
+        let directory = self.place(&format!("artiservice{}", services.started));
+        let before = self.onion_descriptors().await?;
+        let service = ArtiService::start(&directory, &self.arti_network(), self.target()).await?;
+        let published = async {
+            while self
+                .onion_descriptors()
+                .await?
+                .iter()
+                .zip(&before)
+                .any(|(now, then)| now <= then)
+            {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            anyhow::Ok(())
         };
-        self.arti_service.get_or_try_init(starting).await
+        let done = tokio::time::timeout(PUBLISH, published).await;
+        done.with_context(|| format!("the Arti service does not publish: {}", service.status()))??;
+        services.now = Some(service);
+        Ok(())
     }
 
     /// How many descriptors of onion services each of our relays holds.

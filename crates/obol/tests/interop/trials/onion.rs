@@ -15,7 +15,10 @@ use crate::world::World;
 
 /// Clients and services choose their relays themselves; so long they are asked for new ones, until both points are ours. A service may first have told
 /// of one point only, or have a descriptor of the period of time before.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(480);
+/// An Arti service publishes what it has a tenth of a second after its first introduction point, and tells of the others only much later: where none
+/// of ours was among them in this time, another service is started.
+const PATIENCE_WITH_ARTI: Duration = Duration::from_secs(60);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
 /// What is fetched in each attempt is the whole file.
@@ -58,11 +61,11 @@ enum Host {
 }
 
 /// The service's name.
-async fn name(world: &World, host: Host) -> anyhow::Result<&str> {
+async fn name(world: &World, host: Host) -> anyhow::Result<String> {
     world.with_many_guards(true).await?;
     Ok(match host {
-        Host::CTor => &world.c_tor_service().await?.name,
-        Host::Arti => &world.arti_service().await?.name,
+        Host::CTor => world.c_tor_service().await?.name.clone(),
+        Host::Arti => world.arti_service().await?,
     })
 }
 
@@ -76,12 +79,14 @@ async fn counted(world: &World) -> anyhow::Result<(f64, f64)> {
     Ok((introductions, rendezvous))
 }
 
-/// Fetches the file over connections that `connect` makes anew each time, until one was introduced by one of our relays and met its service at one.
-/// The directories of onion services are all ours.
+/// Fetches the file over connections that `connect` makes anew each time to the service of this name, until one was introduced by one of our relays
+/// and met its service at one. The directories of onion services are all ours.
 async fn reached<S: AsyncRead + AsyncWrite + Unpin>(
     world: &World,
-    mut connect: impl AsyncFnMut(usize) -> anyhow::Result<S>,
+    host: Host,
+    mut connect: impl AsyncFnMut(&str, usize) -> anyhow::Result<S>,
 ) -> anyhow::Result<()> {
+    let mut service = name(world, host).await?;
     let consensus = world.renewals.all().into_iter().next_back().unwrap();
     for (relay, flags) in &consensus.flags {
         let directory = flags.iter().any(|flag| flag == "HSDir");
@@ -90,10 +95,16 @@ async fn reached<S: AsyncRead + AsyncWrite + Unpin>(
     }
     let (mut introductions, mut rendezvous, mut failures) = (0, 0, Vec::new());
     let (began, mut attempt) = (Instant::now(), 0);
+    let mut asked_for = began;
     while began.elapsed() < PATIENCE {
+        if matches!(host, Host::Arti) && introductions == 0 && asked_for.elapsed() > PATIENCE_WITH_ARTI {
+            world.replace_arti_service().await?;
+            service = name(world, host).await?;
+            asked_for = Instant::now();
+        }
         attempt += 1;
         let before = counted(world).await?;
-        match connect(attempt).await {
+        match connect(&service, attempt).await {
             Ok(stream) => world.is_whole(transfer::get(stream, PAGE, |_| {}).await?)?,
             // A descriptor that is not there yet, or a point that has gone: clients try again.
             Err(error) => {
@@ -117,9 +128,8 @@ async fn reached<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 async fn with_c_tor(world: &World, host: Host) -> anyhow::Result<()> {
-    let service = name(world, host).await?;
     let client = world.onion_client().await?;
-    reached(world, async |attempt| {
+    reached(world, host, async |service, attempt| {
         // It keeps a descriptor, with all its points, until it forgets everything.
         client.control().await.tell("SIGNAL NEWNYM").await?;
         let user = format!("attempt {attempt}");
@@ -133,11 +143,10 @@ async fn with_c_tor(world: &World, host: Host) -> anyhow::Result<()> {
 }
 
 async fn with_arti(world: &World, host: Host) -> anyhow::Result<()> {
-    let service = name(world, host).await?;
     let client = world.arti().await?;
     let mut prefs = StreamPrefs::new();
     prefs.connect_to_onion_services(BoolOrAuto::Explicit(true));
-    reached(world, async |_| {
+    reached(world, host, async |service, _| {
         let alone = client.client.isolated_client();
         Ok(alone.connect_with_prefs((service, 80), &prefs).await?)
     })
@@ -145,9 +154,8 @@ async fn with_arti(world: &World, host: Host) -> anyhow::Result<()> {
 }
 
 async fn with_obol(world: &World, host: Host) -> anyhow::Result<()> {
-    let service = name(world, host).await?;
     let payer = world.payer().await?;
-    reached(world, async |attempt| {
+    reached(world, host, async |service, attempt| {
         let user = format!("{service} {attempt}");
         let connecting = Socks5Stream::connect_with_password(payer.client.socks_addr(), (service, 80), &user, "x");
         Ok(connecting.await?.into_inner())
