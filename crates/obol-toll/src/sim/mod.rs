@@ -17,13 +17,16 @@
 
 mod books;
 mod checks;
+mod debts;
 mod desk;
 mod drive;
+mod flushes;
 mod keys;
 mod ledger;
 mod lending;
 mod lies;
 mod moments;
+mod neighbours;
 mod rail;
 mod run;
 mod world;
