@@ -60,6 +60,11 @@ const EXPLAINED: &[(&str, &str)] = &[
         "Failed to choose an exit server",
         "the C Tor exit wants another exit with conflux for circuits of its own; there is none",
     ),
+    (
+        "Could not find a node that matches the configured _HSLayer2Nodes set",
+        "a C Tor keeps circuits for onion services at hand, over four relays of the eight. One trial changes the keys of three at the same time: \
+         until it has their new descriptors, guard and target may be all that it knows",
+    ),
 ];
 
 /// What follows a warning of the list, and says no more than that there was one.
