@@ -1,19 +1,22 @@
 //! Consensuses come and go.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use obol_client::Pay;
+use obol_client::{Pay, TunnelFigures};
 use serde_json::json;
 
 use crate::Case;
+use crate::client::Payer;
 use crate::renewals::Renewal;
 use crate::transfer;
 use crate::world::{INTERVAL, World};
 
 /// So many in a row, counted from the start of the suite.
 const RENEWALS: usize = 50;
+/// How long it may take until the client pays our guard.
+const PAID_AGAIN: Duration = Duration::from_secs(300);
 /// Ledgers until an escrow's account may be merged.
 const LEDGERS_TO_MERGE: u32 = 70;
 
@@ -36,6 +39,7 @@ fn since_complete(world: &World) -> Vec<Renewal> {
 
 async fn fifty(world: &World) -> anyhow::Result<()> {
     let payer = world.payer().await?;
+    is_paid_again(world, payer).await?;
     let mut download = 0;
     loop {
         let renewals = since_complete(world);
@@ -62,15 +66,7 @@ async fn fifty(world: &World) -> anyhow::Result<()> {
             crate::say(&format!("  {} of {RENEWALS} consensuses", renewals.len() - 1));
         }
         download += 1;
-        let user = format!("renewal {download}");
-        let known: Vec<u64> = payer.tunnels().iter().map(|tunnel| tunnel.tunnel).collect();
-        let stream = payer.connect(&user, world.target()).await?;
-        world.is_whole(transfer::get(stream, "/file", |_| {}).await?)?;
-        let tunnels = payer.tunnels();
-        let new = tunnels.iter().filter(|tunnel| !known.contains(&tunnel.tunnel));
-        let tunnel = new
-            .max_by_key(|tunnel| tunnel.payload_received)
-            .context("no new tunnel")?;
+        let tunnel = fetched(world, payer, &format!("renewal {download}")).await?;
         ensure!(
             tunnel.payments > 0 && tunnel.refused == 0,
             "download {download} was not paid: {tunnel:?}\n{}",
@@ -83,6 +79,39 @@ async fn fifty(world: &World) -> anyhow::Result<()> {
     }
     keeps_up(world).await?;
     settles(world).await
+}
+
+/// Waits until downloads by way of our guard are paid. Since it was started again the client may have been with another one: then the escrow, which the
+/// guard closed when it ended, is replaced only when a tunnel begins there anew, and 20 MB are there before the ledger has it.
+async fn is_paid_again(world: &World, payer: &Payer) -> anyhow::Result<()> {
+    let (began, mut attempt) = (Instant::now(), 0);
+    loop {
+        attempt += 1;
+        let tunnel = fetched(world, payer, &format!("before renewals {attempt}")).await?;
+        let guard = tunnel.hops.first().map(|hop| &hop.fingerprint);
+        if tunnel.payments > 0 && guard == Some(&world.node("obolguard")?.fingerprint) {
+            return Ok(());
+        }
+        ensure!(
+            began.elapsed() < PAID_AGAIN,
+            "nothing is paid by way of our guard: {tunnel:?}\n{}",
+            payer.money()
+        );
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Fetches the file, and tells of the tunnel that it came by: one of its own.
+async fn fetched(world: &World, payer: &Payer, user: &str) -> anyhow::Result<TunnelFigures> {
+    let known: Vec<u64> = payer.tunnels().iter().map(|tunnel| tunnel.tunnel).collect();
+    let stream = payer.connect(user, world.target()).await?;
+    world.is_whole(transfer::get(stream, "/file", |_| {}).await?)?;
+    let new = payer
+        .tunnels()
+        .into_iter()
+        .filter(|tunnel| !known.contains(&tunnel.tunnel));
+    new.max_by_key(|tunnel| tunnel.payload_received)
+        .context("no new tunnel")
 }
 
 /// Our caches hold the newest consensus, or the one before.
