@@ -11,7 +11,6 @@ use obol_testnet::authority::ArtiNetwork;
 use obol_testnet::ctor::{CTor, Torrc};
 use safelog::DisplayRedacted as _;
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tor_cell::relaycell::msg::Connected;
 use tor_hsservice::{RunningOnionService, handle_rend_requests};
@@ -25,8 +24,7 @@ pub const PUBLISH: Duration = Duration::from_secs(300);
 pub struct CTorService {
     /// `....onion`.
     pub name: String,
-    /// The process.
-    pub tor: Mutex<CTor>,
+    _tor: CTor,
 }
 
 impl CTorService {
@@ -53,7 +51,7 @@ impl CTorService {
         let name = std::fs::read_to_string(files.join("hostname"))?;
         Ok(CTorService {
             name: name.trim().to_owned(),
-            tor: Mutex::new(tor),
+            _tor: tor,
         })
     }
 }

@@ -33,6 +33,9 @@ const WEIGHT: u32 = 10_000;
 /// The weight of the authorities: as relays they are not wanted.
 const LITTLE: u32 = 1;
 
+/// Directories of C Tor onion services, before their numbers.
+const C_TOR_SERVICE: &str = "ctorservice";
+
 /// One authority.
 pub struct Authority {
     /// Its keys, ports and files.
@@ -85,11 +88,16 @@ impl CTorRelay {
     }
 }
 
-/// The Arti onion service that runs, and how many there have been.
-#[derive(Default)]
-struct ArtiServices {
-    now: Option<ArtiService>,
+/// The onion service of one kind that runs, and how many there have been.
+struct Services<S> {
+    now: Option<S>,
     started: usize,
+}
+
+impl<S> Default for Services<S> {
+    fn default() -> Services<S> {
+        Services { now: None, started: 0 }
+    }
 }
 
 /// Everything.
@@ -118,8 +126,8 @@ pub struct World {
     tor: OnceCell<TorClient>,
     payer: OnceCell<Payer>,
     onion_client: OnceCell<TorClient>,
-    c_tor_service: OnceCell<CTorService>,
-    arti_services: Mutex<ArtiServices>,
+    c_tor_services: Mutex<Services<CTorService>>,
+    arti_services: Mutex<Services<ArtiService>>,
     root: PathBuf,
     _temporary: Option<tempfile::TempDir>,
 }
@@ -197,7 +205,7 @@ impl World {
             tor: OnceCell::new(),
             payer: OnceCell::new(),
             onion_client: OnceCell::new(),
-            c_tor_service: OnceCell::new(),
+            c_tor_services: Mutex::default(),
             arti_services: Mutex::default(),
             root,
             _temporary: temporary,
@@ -401,13 +409,28 @@ impl World {
         self.onion_client.get_or_try_init(starting).await
     }
 
-    /// The C Tor onion service.
-    pub async fn c_tor_service(&self) -> anyhow::Result<&CTorService> {
-        let starting = async || {
-            say("a C Tor onion service");
-            CTorService::start(&self.place("ctorservice"), self.tor_network(), self.target()).await
-        };
-        self.c_tor_service.get_or_try_init(starting).await
+    /// The name of the C Tor onion service.
+    pub async fn c_tor_service(&self) -> anyhow::Result<String> {
+        let mut services = self.c_tor_services.lock().await;
+        if services.now.is_none() {
+            self.start_c_tor_service(&mut services).await?;
+        }
+        Ok(services.now.as_ref().context("it was started")?.name.clone())
+    }
+
+    /// Ends the C Tor onion service and starts another, with relays of its own choice.
+    pub async fn replace_c_tor_service(&self) -> anyhow::Result<()> {
+        let mut services = self.c_tor_services.lock().await;
+        services.now = None;
+        self.start_c_tor_service(&mut services).await
+    }
+
+    async fn start_c_tor_service(&self, services: &mut Services<CTorService>) -> anyhow::Result<()> {
+        say("a C Tor onion service");
+        services.started += 1;
+        let directory = self.place(&format!("{C_TOR_SERVICE}{}", services.started));
+        services.now = Some(CTorService::start(&directory, self.tor_network(), self.target()).await?);
+        Ok(())
     }
 
     /// The name of the Arti onion service.
@@ -426,7 +449,7 @@ impl World {
         self.start_arti_service(&mut services).await
     }
 
-    async fn start_arti_service(&self, services: &mut ArtiServices) -> anyhow::Result<()> {
+    async fn start_arti_service(&self, services: &mut Services<ArtiService>) -> anyhow::Result<()> {
         say("an Arti onion service");
         services.started += 1;
         let directory = self.place(&format!("artiservice{}", services.started));
@@ -484,12 +507,10 @@ impl World {
     pub fn c_tors(&self) -> Vec<PathBuf> {
         let mut all: Vec<PathBuf> = self.authorities.iter().map(|a| a.files.directory.clone()).collect();
         all.extend(self.relays.iter().map(|relay| relay.directory.clone()));
-        all.extend(
-            ["ctorclient", "bootstrapper", "onionclient", "ctorservice"]
-                .map(|name| self.place(name))
-                .into_iter()
-                .filter(|place| place.exists()),
-        );
+        let others = ["ctorclient", "bootstrapper", "onionclient"].map(|name| self.place(name));
+        let services = (1..).map(|number| self.place(&format!("{C_TOR_SERVICE}{number}")));
+        all.extend(others.into_iter().filter(|place| place.exists()));
+        all.extend(services.take_while(|place| place.exists()));
         all
     }
 

@@ -16,9 +16,9 @@ use crate::world::World;
 /// Clients and services choose their relays themselves; so long they are asked for new ones, until both points are ours. A service may first have told
 /// of one point only, or have a descriptor of the period of time before.
 const PATIENCE: Duration = Duration::from_secs(480);
-/// An Arti service publishes what it has a tenth of a second after its first introduction point, and tells of the others only much later: where none
-/// of ours was among them in this time, another service is started.
-const PATIENCE_WITH_ARTI: Duration = Duration::from_secs(60);
+/// A service may have chosen none of ours: where nothing was introduced by us in this time, another service is started. C Tor's has three points among
+/// seven relays. Arti's publishes what it has a tenth of a second after its first one, and tells of the others only much later.
+const PATIENCE_WITH_SERVICE: Duration = Duration::from_secs(60);
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
 /// What is fetched in each attempt is the whole file.
@@ -64,7 +64,7 @@ enum Host {
 async fn name(world: &World, host: Host) -> anyhow::Result<String> {
     world.with_many_guards(true).await?;
     Ok(match host {
-        Host::CTor => world.c_tor_service().await?.name.clone(),
+        Host::CTor => world.c_tor_service().await?,
         Host::Arti => world.arti_service().await?,
     })
 }
@@ -97,8 +97,11 @@ async fn reached<S: AsyncRead + AsyncWrite + Unpin>(
     let (began, mut attempt) = (Instant::now(), 0);
     let mut asked_for = began;
     while began.elapsed() < PATIENCE {
-        if matches!(host, Host::Arti) && introductions == 0 && asked_for.elapsed() > PATIENCE_WITH_ARTI {
-            world.replace_arti_service().await?;
+        if introductions == 0 && asked_for.elapsed() > PATIENCE_WITH_SERVICE {
+            match host {
+                Host::CTor => world.replace_c_tor_service().await?,
+                Host::Arti => world.replace_arti_service().await?,
+            }
             service = name(world, host).await?;
             asked_for = Instant::now();
         }
