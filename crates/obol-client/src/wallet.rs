@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use obol_cell::{AccountId, Asset, EscrowId, EscrowOffer, EscrowRules, PeerId, Signature, Stroops};
 use obol_stellar::Keypair;
+use obol_stellar::check::{IssuerFault, check_issuer};
 use obol_stellar::escrow::{Escrow, Opening};
 use obol_stellar::key::account_text;
 use obol_stellar::keys::EscrowPayer;
@@ -65,6 +66,7 @@ struct Inner {
     keys: EscrowPayer,
     account: Keypair,
     asset: Asset,
+    allow_revocable_asset: bool,
     poll: Duration,
     journal: Journal<PayerFact>,
     notes: mpsc::UnboundedSender<Note>,
@@ -100,6 +102,7 @@ pub(crate) struct WalletParts {
     pub(crate) keys: EscrowPayer,
     pub(crate) account: Keypair,
     pub(crate) asset: Asset,
+    pub(crate) allow_revocable_asset: bool,
     pub(crate) poll: Duration,
     pub(crate) journal: Journal<PayerFact>,
     pub(crate) notes: mpsc::UnboundedSender<Note>,
@@ -145,6 +148,7 @@ impl Wallet {
                 keys: parts.keys,
                 account: parts.account,
                 asset: parts.asset,
+                allow_revocable_asset: parts.allow_revocable_asset,
                 poll: parts.poll,
                 journal: parts.journal,
                 notes: parts.notes,
@@ -327,6 +331,8 @@ impl Wallet {
             .account(account)
             .await?
             .ok_or(OfferError::NoAccount { account })?;
+        let issuer = inner.settler.rail().account(AccountId(inner.asset.issuer)).await?;
+        check_issuer(issuer.as_ref(), inner.allow_revocable_asset).map_err(OfferError::Issuer)?;
         inner.settler.trust(&inner.account, inner.asset).await?;
         let (held, lumens) = (held(&state, &inner.asset), state.spendable_lumens(head.base_reserve));
         inner.watch.tell(Event::Wallet {
@@ -595,6 +601,15 @@ impl Wallet {
         }
     }
 
+    /// What pays, and is paid, for services beyond circuits: the wallet's account.
+    pub(crate) fn purse(&self) -> obol_gateway::Wallet {
+        obol_gateway::Wallet {
+            settler: self.inner.settler.clone(),
+            account: self.inner.account.clone(),
+            asset: self.inner.asset,
+        }
+    }
+
     /// Proves the books.
     pub(crate) async fn audit(&self) -> Result<(), AuditError> {
         self.inner.journal.audit().await
@@ -748,6 +763,8 @@ pub(crate) enum OfferError {
         held: Stroops,
         needed: Stroops,
     },
+    #[error("{0}: nothing is paid with it unless payments.ledger.allow_revocable_asset is true")]
+    Issuer(#[source] IssuerFault),
     #[error(transparent)]
     Rail(#[from] obol_stellar::rail::RailError),
     #[error(transparent)]
