@@ -20,6 +20,29 @@ use crate::arti::Arti;
 /// How long a service may take until its descriptor is in the directories.
 pub const PUBLISH: Duration = Duration::from_secs(300);
 
+/// Whose service it is.
+#[derive(Clone, Copy)]
+pub enum Host {
+    CTor,
+    Arti,
+}
+
+/// A running service.
+pub enum Service {
+    CTor(CTorService),
+    Arti(ArtiService),
+}
+
+impl Service {
+    /// `....onion`.
+    pub fn name(&self) -> &str {
+        match self {
+            Service::CTor(service) => &service.name,
+            Service::Arti(service) => &service.name,
+        }
+    }
+}
+
 /// A C Tor process with an onion service.
 pub struct CTorService {
     /// `....onion`.

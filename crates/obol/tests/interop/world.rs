@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, ensure};
+use obol_client::TunnelFigures;
 use obol_testnet::authority::{ArtiNetwork, EntryRelay};
 use obol_testnet::ctor::{AuthorityFiles, CTor, Torrc, Voting, free_port};
 use obol_testnet::origin::{Origin, OriginFile};
@@ -18,9 +19,9 @@ use crate::client::Payer;
 use crate::money::Money;
 use crate::node::Node;
 use crate::renewals::{Renewal, Renewals};
-use crate::services::{ArtiService, CTorService, PUBLISH};
+use crate::services::{ArtiService, CTorService, Host, PUBLISH, Service};
 use crate::tor::TorClient;
-use crate::{logs, say};
+use crate::{logs, say, transfer};
 
 /// What every transfer of the trials has, bytes each way.
 pub const LENGTH: u64 = 20_000_000;
@@ -89,15 +90,10 @@ impl CTorRelay {
 }
 
 /// The onion service of one kind that runs, and how many there have been.
-struct Services<S> {
-    now: Option<S>,
+#[derive(Default)]
+struct Services {
+    now: Option<Service>,
     started: usize,
-}
-
-impl<S> Default for Services<S> {
-    fn default() -> Services<S> {
-        Services { now: None, started: 0 }
-    }
 }
 
 /// Everything.
@@ -126,8 +122,8 @@ pub struct World {
     tor: OnceCell<TorClient>,
     payer: OnceCell<Payer>,
     onion_client: OnceCell<TorClient>,
-    c_tor_services: Mutex<Services<CTorService>>,
-    arti_services: Mutex<Services<ArtiService>>,
+    /// By [`Host`].
+    services: Mutex<[Services; 2]>,
     root: PathBuf,
     _temporary: Option<tempfile::TempDir>,
 }
@@ -205,8 +201,7 @@ impl World {
             tor: OnceCell::new(),
             payer: OnceCell::new(),
             onion_client: OnceCell::new(),
-            c_tor_services: Mutex::default(),
-            arti_services: Mutex::default(),
+            services: Mutex::default(),
             root,
             _temporary: temporary,
         };
@@ -274,6 +269,17 @@ impl World {
     /// Relays in the network.
     pub fn size(&self) -> usize {
         self.authorities.len() + self.relays.len() + self.nodes.len()
+    }
+
+    /// Fetches the file as a user of its own, and tells of the tunnel that it came by.
+    pub async fn fetched(&self, payer: &Payer, user: &str) -> anyhow::Result<TunnelFigures> {
+        let known: Vec<u64> = payer.tunnels().iter().map(|tunnel| tunnel.tunnel).collect();
+        let stream = payer.connect(user, self.target()).await?;
+        self.is_whole(transfer::get(stream, "/file", |_| {}).await?)?;
+        let tunnels = payer.tunnels().into_iter();
+        let new = tunnels.filter(|tunnel| !known.contains(&tunnel.tunnel));
+        new.max_by_key(|tunnel| tunnel.payload_received)
+            .context("no new tunnel")
     }
 
     /// Waits until each of our relays has a directory with everybody, and an escrow to each of the others.
@@ -409,52 +415,44 @@ impl World {
         self.onion_client.get_or_try_init(starting).await
     }
 
-    /// The name of the C Tor onion service.
-    pub async fn c_tor_service(&self) -> anyhow::Result<String> {
-        let mut services = self.c_tor_services.lock().await;
+    /// The name of the onion service of this kind.
+    pub async fn service(&self, host: Host) -> anyhow::Result<String> {
+        let mut services = self.services.lock().await;
+        let services = &mut services[host as usize];
         if services.now.is_none() {
-            self.start_c_tor_service(&mut services).await?;
+            self.start_service(host, services).await?;
         }
-        Ok(services.now.as_ref().context("it was started")?.name.clone())
+        Ok(services.now.as_ref().context("it was started")?.name().to_owned())
     }
 
-    /// Ends the C Tor onion service and starts another, with relays of its own choice.
-    pub async fn replace_c_tor_service(&self) -> anyhow::Result<()> {
-        let mut services = self.c_tor_services.lock().await;
+    /// Ends the onion service of this kind and starts another, with relays of its own choice.
+    pub async fn replace_service(&self, host: Host) -> anyhow::Result<()> {
+        let mut services = self.services.lock().await;
+        let services = &mut services[host as usize];
         services.now = None;
-        self.start_c_tor_service(&mut services).await
+        self.start_service(host, services).await
     }
 
-    async fn start_c_tor_service(&self, services: &mut Services<CTorService>) -> anyhow::Result<()> {
-        say("a C Tor onion service");
+    async fn start_service(&self, host: Host, services: &mut Services) -> anyhow::Result<()> {
         services.started += 1;
-        let directory = self.place(&format!("{C_TOR_SERVICE}{}", services.started));
-        services.now = Some(CTorService::start(&directory, self.tor_network(), self.target()).await?);
+        services.now = Some(match host {
+            Host::CTor => {
+                say("a C Tor onion service");
+                let directory = self.place(&format!("{C_TOR_SERVICE}{}", services.started));
+                Service::CTor(CTorService::start(&directory, self.tor_network(), self.target()).await?)
+            }
+            Host::Arti => {
+                say("an Arti onion service");
+                let directory = self.place(&format!("artiservice{}", services.started));
+                Service::Arti(self.start_arti_service(&directory).await?)
+            }
+        });
         Ok(())
     }
 
-    /// The name of the Arti onion service.
-    pub async fn arti_service(&self) -> anyhow::Result<String> {
-        let mut services = self.arti_services.lock().await;
-        if services.now.is_none() {
-            self.start_arti_service(&mut services).await?;
-        }
-        Ok(services.now.as_ref().context("it was started")?.name.clone())
-    }
-
-    /// Ends the Arti onion service and starts another, with relays of its own choice.
-    pub async fn replace_arti_service(&self) -> anyhow::Result<()> {
-        let mut services = self.arti_services.lock().await;
-        services.now = None;
-        self.start_arti_service(&mut services).await
-    }
-
-    async fn start_arti_service(&self, services: &mut Services<ArtiService>) -> anyhow::Result<()> {
-        say("an Arti onion service");
-        services.started += 1;
-        let directory = self.place(&format!("artiservice{}", services.started));
+    async fn start_arti_service(&self, directory: &Path) -> anyhow::Result<ArtiService> {
         let before = self.onion_descriptors().await?;
-        let service = ArtiService::start(&directory, &self.arti_network(), self.target()).await?;
+        let service = ArtiService::start(directory, &self.arti_network(), self.target()).await?;
         let published = async {
             while self
                 .onion_descriptors()
@@ -469,8 +467,7 @@ impl World {
         };
         let done = tokio::time::timeout(PUBLISH, published).await;
         done.with_context(|| format!("the Arti service does not publish: {}", service.status()))??;
-        services.now = Some(service);
-        Ok(())
+        Ok(service)
     }
 
     /// How many descriptors of onion services each of our relays holds.

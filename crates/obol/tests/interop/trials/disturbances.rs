@@ -144,17 +144,7 @@ async fn restart(world: &World, name: &str) -> anyhow::Result<()> {
     let mut attempt = 0;
     eventually("a paid download afterwards", async || {
         attempt += 1;
-        let known: Vec<u64> = payer.tunnels().iter().map(|tunnel| tunnel.tunnel).collect();
-        let user = format!("after {name} {attempt}");
-        let stream = payer.connect(&user, world.target()).await?;
-        world.is_whole(transfer::get(stream, "/file", |_| {}).await?)?;
-        let new = payer
-            .tunnels()
-            .into_iter()
-            .filter(|tunnel| !known.contains(&tunnel.tunnel));
-        let paid = new
-            .max_by_key(|tunnel| tunnel.payload_received)
-            .context("no new tunnel")?;
+        let paid = world.fetched(payer, &format!("after {name} {attempt}")).await?;
         ensure!(
             paid.payments > 0 && paid.paid_hops > 0 && paid.refused == 0,
             "it was not paid: {paid:?}\n{}",

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio_socks::tcp::Socks5Stream;
 
 use crate::Case;
+use crate::services::Host;
 use crate::transfer;
 use crate::world::World;
 
@@ -53,20 +54,10 @@ pub fn all() -> Vec<Case> {
     ]
 }
 
-/// Whose service it is.
-#[derive(Clone, Copy)]
-enum Host {
-    CTor,
-    Arti,
-}
-
 /// The service's name.
 async fn name(world: &World, host: Host) -> anyhow::Result<String> {
     world.with_many_guards(true).await?;
-    Ok(match host {
-        Host::CTor => world.c_tor_service().await?,
-        Host::Arti => world.arti_service().await?,
-    })
+    world.service(host).await
 }
 
 /// How many introductions our relays have passed on, and how many circuits they have joined.
@@ -98,10 +89,7 @@ async fn reached<S: AsyncRead + AsyncWrite + Unpin>(
     let mut asked_for = began;
     while began.elapsed() < PATIENCE {
         if introductions == 0 && asked_for.elapsed() > PATIENCE_WITH_SERVICE {
-            match host {
-                Host::CTor => world.replace_c_tor_service().await?,
-                Host::Arti => world.replace_arti_service().await?,
-            }
+            world.replace_service(host).await?;
             service = name(world, host).await?;
             asked_for = Instant::now();
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use obol_client::{Pay, TunnelFigures};
+use obol_client::Pay;
 use serde_json::json;
 
 use crate::Case;
@@ -66,7 +66,7 @@ async fn fifty(world: &World) -> anyhow::Result<()> {
             crate::say(&format!("  {} of {RENEWALS} consensuses", renewals.len() - 1));
         }
         download += 1;
-        let tunnel = fetched(world, payer, &format!("renewal {download}")).await?;
+        let tunnel = world.fetched(payer, &format!("renewal {download}")).await?;
         ensure!(
             tunnel.payments > 0 && tunnel.refused == 0,
             "download {download} was not paid: {tunnel:?}\n{}",
@@ -87,7 +87,7 @@ async fn is_paid_again(world: &World, payer: &Payer) -> anyhow::Result<()> {
     let (began, mut attempt) = (Instant::now(), 0);
     loop {
         attempt += 1;
-        let tunnel = fetched(world, payer, &format!("before renewals {attempt}")).await?;
+        let tunnel = world.fetched(payer, &format!("before renewals {attempt}")).await?;
         let guard = tunnel.hops.first().map(|hop| &hop.fingerprint);
         if tunnel.payments > 0 && guard == Some(&world.node("obolguard")?.fingerprint) {
             return Ok(());
@@ -99,19 +99,6 @@ async fn is_paid_again(world: &World, payer: &Payer) -> anyhow::Result<()> {
         );
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-}
-
-/// Fetches the file, and tells of the tunnel that it came by: one of its own.
-async fn fetched(world: &World, payer: &Payer, user: &str) -> anyhow::Result<TunnelFigures> {
-    let known: Vec<u64> = payer.tunnels().iter().map(|tunnel| tunnel.tunnel).collect();
-    let stream = payer.connect(user, world.target()).await?;
-    world.is_whole(transfer::get(stream, "/file", |_| {}).await?)?;
-    let new = payer
-        .tunnels()
-        .into_iter()
-        .filter(|tunnel| !known.contains(&tunnel.tunnel));
-    new.max_by_key(|tunnel| tunnel.payload_received)
-        .context("no new tunnel")
 }
 
 /// Our caches hold the newest consensus, or the one before.
