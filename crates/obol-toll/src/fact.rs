@@ -221,6 +221,13 @@ pub enum PayerFact {
     },
     /// The facts before this are those of a backup (H13): nothing more is signed on the escrows that they name.
     NewEpoch,
+    /// The first thing is spent on a day.
+    Day {
+        /// The day, since 1970 (UTC).
+        day: u32,
+        /// What had been spent in all before it.
+        before: Stroops,
+    },
 }
 
 fn read_escrow(r: &mut Reader<'_>) -> Result<Escrow, DecodeError> {
@@ -552,6 +559,7 @@ impl NodeFact {
 const PAYER_OUT: u8 = 1;
 const PAYER_SPENT: u8 = 2;
 const PAYER_NEW_EPOCH: u8 = 3;
+const PAYER_DAY: u8 = 4;
 
 impl PayerFact {
     /// As stored.
@@ -568,6 +576,9 @@ impl PayerFact {
             PayerFact::NewEpoch => {
                 w.u8(PAYER_NEW_EPOCH);
             }
+            PayerFact::Day { day, before } => {
+                w.u8(PAYER_DAY).u32(*day).stroops(*before);
+            }
         }
         w.finish()
     }
@@ -580,6 +591,10 @@ impl PayerFact {
             PAYER_OUT => PayerFact::Out(OutFact::read(r)?),
             PAYER_SPENT => PayerFact::Spent { total: r.stroops()? },
             PAYER_NEW_EPOCH => PayerFact::NewEpoch,
+            PAYER_DAY => PayerFact::Day {
+                day: r.u32()?,
+                before: r.stroops()?,
+            },
             other => return Err(DecodeError::Kind(other)),
         };
         reader.end()?;
@@ -724,10 +739,12 @@ mod tests {
             assert!(NodeFact::decode(&[&bytes[..], &[0]].concat()).is_err());
         }
         let spent = PayerFact::Spent { total: Stroops::MAX };
+        let before = Stroops::MAX;
+        let day = PayerFact::Day { day: 20_779, before };
         for fact in outs()
             .into_iter()
             .map(PayerFact::Out)
-            .chain([spent, PayerFact::NewEpoch])
+            .chain([spent, PayerFact::NewEpoch, day])
         {
             let bytes = fact.encode();
             assert_eq!(PayerFact::decode(&bytes), Ok(fact));

@@ -413,6 +413,13 @@ pub enum Report {
         /// Why.
         code: RefuseCode,
     },
+    /// The client of a circuit was asked to pay.
+    Requested {
+        /// The circuit.
+        circuit: CircuitId,
+        /// Bytes carried on it.
+        metered: u64,
+    },
     /// Money stays here although nothing was bought for it.
     Held {
         /// How much.

@@ -103,6 +103,7 @@ impl<K: PayeeKeys + PayerKeys> Node<K> {
             return;
         }
         c.listen = None;
+        self.report(Report::Requested { circuit, metered });
         self.answer(
             circuit,
             &ToOrigin::PaymentRequest {

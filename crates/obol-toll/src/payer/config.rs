@@ -1,5 +1,6 @@
 //! What a user sets.
 
+use super::budget::Budgets;
 use obol_cell::{Asset, NetworkId, PricePer64KiB, Stroops};
 
 /// When to pay.
@@ -27,8 +28,8 @@ pub struct PayerConfig {
     pub hop_ceiling: PricePer64KiB,
     /// 64 KiB over the whole chain, fees included, may not cost more than this.
     pub chain_ceiling: Stroops,
-    /// The most that is ever signed away in all; `None`: what the escrows hold.
-    pub budget: Option<Stroops>,
+    /// The most that is signed away.
+    pub budgets: Budgets,
     /// Deposit of an escrow to a guard (at least the guard's minimum).
     pub deposit: Stroops,
     /// The most that may be locked in escrows to all guards together, those that are being closed included; `None`: no limit.
@@ -51,7 +52,7 @@ impl PayerConfig {
             asset,
             hop_ceiling,
             chain_ceiling: hop_ceiling.stroops().checked_mul(8).unwrap_or(Stroops::MAX),
-            budget: None,
+            budgets: Budgets::default(),
             deposit,
             max_locked: None,
             life: 86_400,

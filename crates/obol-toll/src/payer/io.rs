@@ -106,6 +106,15 @@ pub enum Input {
     },
     /// Change when to pay, from now on.
     SetPolicy(super::PayPolicy),
+    /// Change what may be signed away, from now on. A tunnel that was not paid any more stays so.
+    SetBudgets(super::Budgets),
+    /// Change what is paid at most, for tunnels to come.
+    SetCeilings {
+        /// As [`super::PayerConfig::hop_ceiling`].
+        hop: PricePer64KiB,
+        /// As [`super::PayerConfig::chain_ceiling`].
+        chain: Stroops,
+    },
     /// Every [`Output::Persist`] up to this number is durable.
     Persisted {
         /// Its `seq`.

@@ -13,6 +13,7 @@
 //!
 //! One conversation at a time on a tunnel, always with exactly one answer; whatever costs money is durable before it leaves.
 
+mod budget;
 mod config;
 mod errands;
 mod escrows;
@@ -30,6 +31,7 @@ mod tunnel;
 
 use std::collections::BTreeMap;
 
+pub use budget::{Budgets, Spent};
 pub use config::{PayPolicy, PayerConfig};
 pub use io::{CloseReason, GiveUp, Hop, Input, Output, Report, Second, Unpaid, finishes};
 
@@ -40,6 +42,7 @@ use crate::ids::TunnelId;
 use crate::jitter::Jitter;
 use crate::keys::PayerKeys;
 use crate::outbox::Outbox;
+use budget::Spending;
 use escrows::{Guard, Wish, subject};
 use obol_cell::{EscrowId, PeerId, Stroops, Tariff, ToNode, ToOrigin};
 use score::Scores;
@@ -57,7 +60,7 @@ pub struct Payer<K> {
     scores: Scores,
     /// Each relay's first quote of the day.
     quotes: BTreeMap<PeerId, (u64, Tariff)>,
-    spent: Stroops,
+    spending: Spending,
     /// Escrows of other places.
     away: Vec<EscrowId>,
     /// The last [`Input::Tick`].
@@ -76,7 +79,7 @@ impl<K: PayerKeys> Payer<K> {
             guards: BTreeMap::new(),
             scores: Scores::default(),
             quotes: BTreeMap::new(),
-            spent: Stroops::ZERO,
+            spending: Spending::default(),
             away: Vec::new(),
             ticked: UnixMillis(0),
         }
@@ -88,7 +91,7 @@ impl<K: PayerKeys> Payer<K> {
         let mut guard_of: BTreeMap<EscrowId, PeerId> = BTreeMap::new();
         for fact in facts {
             match fact {
-                PayerFact::Spent { total } => payer.spent = payer.spent.max(total),
+                PayerFact::Spent { .. } | PayerFact::Day { .. } => payer.spending.apply(&fact),
                 PayerFact::NewEpoch => payer.begin_epoch(),
                 PayerFact::Out(fact) => {
                     let id = subject(&fact);
@@ -145,9 +148,9 @@ impl<K: PayerKeys> Payer<K> {
         &self.config
     }
 
-    /// The sum of everything ever signed.
-    pub fn spent(&self) -> Stroops {
-        self.spent
+    /// What was signed away, as of `now`.
+    pub fn spent(&self, now: UnixMillis) -> Spent {
+        self.spending.spent(now)
     }
 
     /// How many tunnels it knows.
@@ -267,6 +270,11 @@ impl<K: PayerKeys> Payer<K> {
             Input::SetPolicy(policy) => {
                 self.config.pay = policy;
                 self.advance_all(now);
+            }
+            Input::SetBudgets(budgets) => self.config.budgets = budgets,
+            Input::SetCeilings { hop, chain } => {
+                self.config.hop_ceiling = hop;
+                self.config.chain_ceiling = chain;
             }
             Input::Persisted { upto } => self.outbox.persisted(upto),
             Input::Tick => {

@@ -139,14 +139,17 @@ impl<K: PayerKeys> Payer<K> {
             e.books.reserve(allocation);
             let next = e.books.next_claim();
             let rise = next.cumulative.saturating_sub(e.books.cumulative);
-            let spent = self.spent.checked_add(rise);
-            let fits = next.cumulative <= e.books.balance && next.k < 1 << 31;
+            let spending = self.spending.with(rise, &self.config.budgets, now);
+            let of_tunnel = t.allocated.checked_add(allocation);
+            let fits = next.cumulative <= e.books.balance
+                && next.k < 1 << 31
+                && of_tunnel.is_some_and(|sum| self.config.budgets.tunnel.is_none_or(|budget| sum <= budget));
             // Whatever hop 1 says of its books: no payment ever costs more than its amount.
             let for_this = payment.signed.checked_add(rise);
             let once = for_this.is_some_and(|sum| sum <= payment.amount()) || defects::on(Defect::PayAgain);
-            let signed = match spent {
+            let signed = match spending {
                 _ if !once => Err(NotSigned::For(Unpaid::Declined)),
-                Some(spent) if fits && self.config.budget.is_none_or(|budget| spent <= budget) => {
+                Some(spending) if fits => {
                     let signature = if e.books.sealed {
                         None
                     } else {
@@ -154,7 +157,7 @@ impl<K: PayerKeys> Payer<K> {
                     };
                     // What was sent once may have been taken: it is not paid again by another escrow.
                     let never_sent = payment.k == 0;
-                    signature.map(|s| (next, spent, s)).ok_or(match never_sent {
+                    signature.map(|s| (next, spending, s)).ok_or(match never_sent {
                         true => NotSigned::Keyless,
                         false => NotSigned::For(Unpaid::ChainEnds),
                     })
@@ -177,16 +180,17 @@ impl<K: PayerKeys> Payer<K> {
                         .push_now(Output::Report(Report::Unpaid { tunnel, hop: 1, why }));
                     return false;
                 }
-                Ok((next, spent, signature)) => {
+                Ok((next, (spending, spent), signature)) => {
                     e.books.signed(next);
-                    self.spent = spent;
+                    self.spending = spending;
+                    t.allocated = of_tunnel.unwrap_or(Stroops::MAX);
                     if !allocation.is_zero() {
                         payment.k = next.k;
                     }
                     payment.signed = for_this.unwrap_or(Stroops::MAX);
                     let (escrow, k, cumulative) = (e.id(), next.k, next.cumulative);
                     facts.push(PayerFact::Out(OutFact::Signed { escrow, k, cumulative }));
-                    facts.push(PayerFact::Spent { total: spent });
+                    facts.extend(spent);
                     let opening = (!e.books.known).then(|| e.books.escrow.terms.opening());
                     claim = Some(Claim {
                         escrow,

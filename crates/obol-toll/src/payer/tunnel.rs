@@ -158,6 +158,8 @@ pub(super) struct Tunnel {
     pub(super) chain: u8,
     pub(super) conversation: Option<Conversation>,
     pub(super) escrow: Option<EscrowId>,
+    /// What was allocated to hop 1 for it.
+    pub(super) allocated: Stroops,
     pub(super) move_at: Option<UnixMillis>,
     pub(super) meter: Meter,
     pub(super) rate: Rate,
@@ -201,6 +203,7 @@ impl Tunnel {
             chain: 0,
             conversation: None,
             escrow: None,
+            allocated: Stroops::ZERO,
             move_at: None,
             meter: Meter::default(),
             rate: Rate::default(),

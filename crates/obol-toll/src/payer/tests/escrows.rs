@@ -27,7 +27,7 @@ fn a_restored_payer_never_signs_less_and_asks_what_is_left_first() {
     let mut after = Desk::new(config(), &[100, 50, 200]);
     after.payer = Payer::restore(config(), Keys, [8; 32], facts);
     assert_eq!(after.payer.signed(E), Some((1, s(352))));
-    assert_eq!(after.payer.spent(), s(352));
+    assert_eq!(after.payer.spent(after.now).total, s(352));
     after.now = desk.now.plus(60_000);
     after.open();
     after.quote();

@@ -100,20 +100,32 @@ fn steps_grow_with_what_was_carried_and_what_is_bought_is_never_a_permitted_step
 }
 
 #[test]
-fn the_budget_is_the_most_that_is_ever_signed() {
-    let budget = PayerConfig {
-        budget: Some(s(500)),
-        ..config()
-    };
-    let mut desk = Desk::new(budget, &[100, 50, 200]);
-    desk.open();
-    desk.quote();
-    desk.fund();
-    desk.payment(1);
-    desk.complete(1, 0);
-    desk.carry(2 * UNIT);
-    assert!(desk.unpaid().contains(&(1, Unpaid::Budget)));
-    assert_eq!(desk.payer.spent(), s(352));
+fn no_budget_of_a_tunnel_a_day_a_month_or_in_all_is_ever_exceeded() {
+    let none = Budgets::default();
+    let all = Some(s(500));
+    for budgets in [
+        Budgets { tunnel: all, ..none },
+        Budgets { day: all, ..none },
+        Budgets { month: all, ..none },
+        Budgets { total: all, ..none },
+    ] {
+        let config = PayerConfig { budgets, ..config() };
+        let mut desk = Desk::new(config, &[100, 50, 200]);
+        desk.open();
+        desk.quote();
+        desk.fund();
+        desk.payment(1);
+        desk.complete(1, 0);
+        desk.carry(2 * UNIT);
+        assert!(desk.unpaid().contains(&(1, Unpaid::Budget)), "{budgets:?}");
+        let sum = s(352);
+        let spent = Spent {
+            day: sum,
+            month: sum,
+            total: sum,
+        };
+        assert_eq!(desk.payer.spent(desk.now), spent);
+    }
 }
 
 #[test]
