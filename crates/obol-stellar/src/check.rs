@@ -5,63 +5,11 @@
 
 use std::sync::Arc;
 
-use obol_cell::{AccountId, Asset, EscrowOffer, EscrowRules, NetworkId, Stroops};
+use obol_cell::{AccountId, Stroops};
 use obol_toll::NotBelieved;
 
-use crate::escrow::{Escrow, LEDGERS_TO_OPEN, Used};
+use crate::escrow::{Escrow, Used};
 use crate::rail::{AccountState, LedgerHead, Rail, RailError};
-
-/// How far S0 may be from where the payee would put it, in ledgers.
-const LEDGERS_ASTRAY: u64 = 30;
-
-/// Checks the values of an offer: network, asset, S0 near our own ledger, life, deposit. That E does not exist yet is
-/// asked of the ledger besides.
-///
-/// `now` is the later of the own clock and the ledger's close time, unix seconds.
-///
-/// # Errors
-/// What does not suit.
-pub fn check_offer(
-    offer: &EscrowOffer,
-    network: NetworkId,
-    asset: &Asset,
-    rules: &EscrowRules,
-    head: &LedgerHead,
-    now: u64,
-) -> Result<(), OfferFault> {
-    if offer.network != network || offer.asset != *asset {
-        return Err(OfferFault::OtherMoney);
-    }
-    let expected = u64::from(head.sequence) + u64::from(LEDGERS_TO_OPEN);
-    if offer.s0 & 0xffff_ffff != 0 || (offer.s0 >> 32).abs_diff(expected) > LEDGERS_ASTRAY {
-        return Err(OfferFault::SequenceBase);
-    }
-    let life = offer.expiry.saturating_sub(now);
-    if life < u64::from(rules.min_life) || life > u64::from(rules.max_life) || life <= u64::from(rules.margin) {
-        return Err(OfferFault::Life);
-    }
-    if offer.deposit < rules.min_deposit {
-        return Err(OfferFault::Deposit);
-    }
-    Ok(())
-}
-
-/// Why an offer is declined.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum OfferFault {
-    /// Another network or asset.
-    #[error("another network or asset")]
-    OtherMoney,
-    /// S0 is not about 60 ledgers ahead of ours.
-    #[error("S0 is not near our ledger")]
-    SequenceBase,
-    /// Too short or too long.
-    #[error("the life is outside of our rules")]
-    Life,
-    /// Too small.
-    #[error("the deposit is below our minimum")]
-    Deposit,
-}
 
 /// The payee's full check of an opened escrow; its balance when all is as agreed.
 ///

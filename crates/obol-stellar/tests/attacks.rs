@@ -7,11 +7,10 @@ mod common;
 use std::sync::Arc;
 
 use common::{DEPOSIT, IDENTITY, LIFE, MINIMUM, WEALTH, World, key, stroops};
-use obol_cell::{EscrowId, EscrowOffer, EscrowRules, EscrowTerms, PeerId};
+use obol_cell::{EscrowId, EscrowTerms, PeerId};
 use obol_ledger::Closing;
 use obol_stellar::check::{
-    Belief, EscrowFault, EscrowStatus, FlushFault, IssuerFault, OfferFault, believe, check_escrow, check_issuer,
-    check_offer,
+    Belief, EscrowFault, EscrowStatus, FlushFault, IssuerFault, believe, check_escrow, check_issuer,
 };
 use obol_stellar::escrow::{Escrow, EscrowSecret};
 use obol_stellar::key::account_text;
@@ -525,52 +524,6 @@ async fn nothing_is_believed_on_a_stale_ledger_or_without_one() {
     assert_eq!(believed, Err(NotBelieved::Unreachable));
     let nobody = Many::new(Vec::new());
     assert!(nobody.latest_ledger().await.is_err());
-}
-
-#[tokio::test]
-async fn an_offer_has_to_suit_in_network_asset_sequence_life_and_deposit() {
-    let world = World::new().await;
-    let head = world.rail.latest_ledger().await.unwrap();
-    let now = head.close_time;
-    let rules = EscrowRules {
-        min_deposit: stroops(MINIMUM),
-        min_life: 3_600,
-        max_life: 86_400,
-        margin: 7_200,
-    };
-    let good = EscrowOffer {
-        escrow: EscrowId(key(10).account().0),
-        network: world.network.id(),
-        asset: world.asset,
-        s0: u64::from(head.sequence + 60) << 32,
-        expiry: now + 86_400,
-        deposit: stroops(MINIMUM),
-    };
-    let check = |offer: &EscrowOffer| check_offer(offer, world.network.id(), &world.asset, &rules, &head, now);
-    assert_eq!(check(&good), Ok(()));
-    let base = u64::from(head.sequence);
-    for ledgers in [30, 90] {
-        let s0 = (base + ledgers) << 32;
-        assert_eq!(check(&EscrowOffer { s0, ..good }), Ok(()));
-    }
-    for s0 in [(base + 29) << 32, (base + 91) << 32, good.s0 + 1, 0, u64::MAX] {
-        assert_eq!(check(&EscrowOffer { s0, ..good }), Err(OfferFault::SequenceBase));
-    }
-    for life in [0, 3_599, 7_200, 86_401] {
-        let expiry = now + life;
-        assert_eq!(check(&EscrowOffer { expiry, ..good }), Err(OfferFault::Life), "{life}");
-    }
-    for expiry in [0, u64::MAX] {
-        assert_eq!(check(&EscrowOffer { expiry, ..good }), Err(OfferFault::Life));
-    }
-    let deposit = stroops(MINIMUM - 1);
-    assert_eq!(check(&EscrowOffer { deposit, ..good }), Err(OfferFault::Deposit));
-    let mut other = good;
-    other.asset.code[0] ^= 1;
-    assert_eq!(check(&other), Err(OfferFault::OtherMoney));
-    let mut other = good;
-    other.network.0[0] ^= 1;
-    assert_eq!(check(&other), Err(OfferFault::OtherMoney));
 }
 
 #[tokio::test]

@@ -475,7 +475,7 @@ impl Books {
         match fact {
             PayerFact::Out(fact) => new.out(fact, Purse::Own),
             // The budget's own sum, derived from the same signatures.
-            PayerFact::Spent { .. } => {}
+            PayerFact::Spent { .. } | PayerFact::Day { .. } => {}
             PayerFact::NewEpoch => {}
         }
         new.entries

@@ -142,7 +142,7 @@ impl Fact for PayerFact {
     fn on_ledger(&self) -> Option<OnLedger> {
         match self {
             PayerFact::Out(fact) => out_on_ledger(fact),
-            PayerFact::Spent { .. } | PayerFact::NewEpoch => None,
+            PayerFact::Spent { .. } | PayerFact::Day { .. } | PayerFact::NewEpoch => None,
         }
     }
 }

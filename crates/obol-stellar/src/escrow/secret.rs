@@ -57,8 +57,8 @@ impl EscrowSecret {
 
     /// Accepts an offer: the escrow with our r, and r's signature on its refund.
     ///
-    /// Nothing is remembered: an offer that is never opened costs nothing. That the terms suit us is checked before
-    /// ([`crate::check::check_offer`]).
+    /// Nothing is remembered: an offer that is never opened costs nothing. That the terms suit us is checked before,
+    /// by obol-toll's node.
     ///
     /// # Errors
     /// When no transactions can be built from the terms.

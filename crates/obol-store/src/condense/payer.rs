@@ -10,6 +10,8 @@ use super::{Condense, Outs};
 pub struct PayerState {
     outs: Outs,
     spent: Option<Stroops>,
+    /// The days on which something was spent, each with what was spent before: the newest 31 days' worth, so that a month is known.
+    days: Vec<(u32, Stroops)>,
 }
 
 impl Condense for PayerState {
@@ -19,6 +21,10 @@ impl Condense for PayerState {
         match fact {
             PayerFact::Out(fact) => self.outs.take(fact),
             PayerFact::Spent { total } => self.spent = Some(*total),
+            PayerFact::Day { day, before } => {
+                self.days.retain(|(known, _)| known.saturating_add(31) > *day);
+                self.days.push((*day, *before));
+            }
             PayerFact::NewEpoch => self.outs.seal(),
         }
     }
@@ -29,6 +35,10 @@ impl Condense for PayerState {
             facts.push(PayerFact::NewEpoch);
         }
         facts.extend(self.outs.facts(false).into_iter().map(PayerFact::Out));
+        facts.extend(self.days.iter().map(|(day, before)| PayerFact::Day {
+            day: *day,
+            before: *before,
+        }));
         facts.extend(self.spent.map(|total| PayerFact::Spent { total }));
         facts
     }
