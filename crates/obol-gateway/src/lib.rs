@@ -1,25 +1,45 @@
 #![doc = include_str!("../README.md")]
 
+mod dashboard;
+mod door;
+mod history;
+mod live;
+pub mod metrics;
+mod paging;
+mod problem;
+mod records;
+mod services;
+mod subject;
 mod token;
+pub mod v1;
+mod whole;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, WWW_AUTHENTICATE};
-use axum::http::{HeaderMap, StatusCode};
-use axum::middleware::{self, Next};
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub use history::History;
+pub use live::Live;
+pub use records::{Records, RecordsError};
+pub use subject::{Refused, Subject, Wallet};
 pub use token::{Token, TokenError};
+
+use services::Services;
+use v1::Desk;
 
 /// Longest body of a command, bytes.
 const MOST_BODY: usize = 16 * 1024;
@@ -60,6 +80,8 @@ pub struct Backend {
     pub state: StateObject,
     /// For `POST /control/NAME`; `None`: there are no commands.
     pub control: Option<Control>,
+    /// For `/api/v1`; `None`: there is none.
+    pub subject: Option<Arc<dyn Subject>>,
 }
 
 /// Where the gateway listens, and who may read.
@@ -98,6 +120,7 @@ pub struct Gateway {
     address: SocketAddr,
     stop: watch::Sender<bool>,
     task: Option<JoinHandle<()>>,
+    going_on: Option<JoinHandle<()>>,
 }
 
 impl Gateway {
@@ -118,15 +141,8 @@ impl Gateway {
         };
         let listener = TcpListener::bind(options.listen).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
-        let shared = Arc::new(Shared { token, backend });
-        let router = Router::new()
-            .route("/metrics", get(metrics_page))
-            .route("/state", get(state_page))
-            .route("/control/{name}", post(control_page))
-            .layer(DefaultBodyLimit::max(MOST_BODY))
-            .fallback(|| async { (StatusCode::NOT_FOUND, "there are /metrics, /state and /control/NAME\n") })
-            .layer(middleware::from_fn(named_by_address))
-            .with_state(shared);
+        let token = Arc::new(token);
+        let (services, router) = pages(backend, &token);
         let (stop, mut stopped) = watch::channel(false);
         let task = tokio::spawn(async move {
             let until_stopped = async move {
@@ -140,10 +156,12 @@ impl Gateway {
                 tracing::warn!("the gateway ended: {e}");
             }
         });
+        let going_on = services.map(|services| tokio::spawn(go_on(services)));
         Ok(Gateway {
             address,
             stop,
             task: Some(task),
+            going_on,
         })
     }
 
@@ -158,10 +176,7 @@ impl Gateway {
         if let Some(task) = self.task.take() {
             // A client that keeps its connection open must not keep the relay from ending.
             let abort = task.abort_handle();
-            if tokio::time::timeout(std::time::Duration::from_secs(1), task)
-                .await
-                .is_err()
-            {
+            if tokio::time::timeout(Duration::from_secs(1), task).await.is_err() {
                 abort.abort();
             }
         }
@@ -171,47 +186,72 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         self.stop.send_replace(true);
-        if let Some(task) = self.task.take() {
+        for task in [self.task.take(), self.going_on.take()].into_iter().flatten() {
             task.abort();
         }
     }
 }
 
-/// What the pages need.
-struct Shared {
-    token: Token,
-    backend: Backend,
+/// How often transfers are looked at of which nobody knows what became of them.
+const GO_ON: Duration = Duration::from_secs(30);
+
+/// Goes on with transfers that an earlier run, or a ledger that did not answer, left open.
+async fn go_on(services: Services) {
+    loop {
+        if let Err(problem) = services.resume().await {
+            tracing::warn!(detail = problem.detail(), "transfers cannot be looked for");
+        }
+        tokio::time::sleep(GO_ON).await;
+    }
 }
 
-async fn metrics_page(State(shared): State<Arc<Shared>>) -> Response {
+/// All pages, those that need the token behind it.
+fn pages(backend: Backend, token: &Arc<Token>) -> (Option<Services>, Router) {
+    let services = backend.subject.as_ref().and_then(|subject| {
+        let wallet = subject.wallet()?;
+        Some(Services::new(subject.history(), wallet))
+    });
+    let api = backend
+        .subject
+        .as_ref()
+        .map(|subject| v1::routes(Desk::new(Arc::clone(subject), services.clone())));
+    let own = Router::new()
+        .route("/state", get(state_page))
+        .route("/control/{name}", post(control_page))
+        .with_state(backend.clone());
+    let (behind_token, open) = match api {
+        Some((routes, document)) => (own.merge(routes), v1::document(document).merge(dashboard::routes())),
+        None => (own, Router::new()),
+    };
+    let behind_token = behind_token.layer(middleware::from_fn_with_state(Arc::clone(token), door::with_token));
+    let router = open
+        .route("/metrics", get(metrics_page).with_state(backend))
+        .merge(behind_token)
+        .layer(DefaultBodyLimit::max(MOST_BODY))
+        .fallback(door::nowhere)
+        .method_not_allowed_fallback(door::other_method)
+        .layer(middleware::from_fn(door::named_by_address));
+    (services, router)
+}
+
+async fn metrics_page(State(backend): State<Backend>) -> Response {
     (
         [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        (shared.backend.metrics)(),
+        (backend.metrics)(),
     )
         .into_response()
 }
 
-async fn state_page(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
-    match shared.refuse(&headers) {
-        Some(refusal) => refusal,
-        None => json(StatusCode::OK, &(shared.backend.state)()),
-    }
+async fn state_page(State(backend): State<Backend>) -> Response {
+    json(StatusCode::OK, &(backend.state)())
 }
 
-async fn control_page(
-    State(shared): State<Arc<Shared>>,
-    Path(name): Path<String>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    if let Some(refusal) = shared.refuse(&headers) {
-        return refusal;
-    }
+async fn control_page(State(backend): State<Backend>, Path(name): Path<String>, body: Bytes) -> Response {
     let body = match body.iter().all(u8::is_ascii_whitespace) {
         true => Ok(serde_json::Value::Null),
         false => serde_json::from_slice(&body),
     };
-    let outcome = match (&shared.backend.control, body) {
+    let outcome = match (&backend.control, body) {
         (None, _) => Err(ControlError::Unknown),
         (_, Err(_)) => Err(ControlError::Body("the body is not JSON")),
         (Some(control), Ok(body)) => control(name, body).await,
@@ -228,49 +268,6 @@ async fn control_page(
 fn json(status: StatusCode, value: &serde_json::Value) -> Response {
     let headers = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
     (status, headers, format!("{value:#}\n")).into_response()
-}
-
-impl Shared {
-    /// The answer to a request without the token; `None` if it has it.
-    fn refuse(&self, headers: &HeaderMap) -> Option<Response> {
-        let given = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let given = given.and_then(|value| value.strip_prefix("Bearer "));
-        if given.is_some_and(|given| self.token.is(given.trim())) {
-            return None;
-        }
-        let how = "send the token of the configured file as `Authorization: Bearer TOKEN`\n";
-        Some((StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], how).into_response())
-    }
-}
-
-/// Lets a request pass only if its `Host` is an address or `localhost`.
-async fn named_by_address(request: Request, next: Next) -> Response {
-    let host = request.headers().get(HOST).and_then(|value| value.to_str().ok());
-    if host.is_some_and(is_address) {
-        next.run(request).await
-    } else {
-        (
-            StatusCode::FORBIDDEN,
-            "name the gateway by its address, or as localhost\n",
-        )
-            .into_response()
-    }
-}
-
-fn is_address(host: &str) -> bool {
-    if host.parse::<SocketAddr>().is_ok() || host.parse::<IpAddr>().is_ok() {
-        return true;
-    }
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-        _ => host,
-    };
-    name == "localhost"
-        || name
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .parse::<IpAddr>()
-            .is_ok()
 }
 
 #[cfg(test)]

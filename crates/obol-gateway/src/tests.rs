@@ -19,6 +19,7 @@ fn backend() -> Backend {
         metrics: Arc::new(|| "obol_circuits 3\n".to_owned()),
         state: Arc::new(|| serde_json::json!({ "circuits": 3 })),
         control: Some(control),
+        subject: None,
     }
 }
 
