@@ -167,7 +167,7 @@ pub struct Authority {
     pub v3_identity: Fingerprint,
 }
 
-/// The local HTTP interface: metrics and state.
+/// The local HTTP interface: the dashboard, `/api/v1`, metrics and state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Gateway {
@@ -177,6 +177,8 @@ pub struct Gateway {
     pub allow_remote: bool,
     /// File with the token that everything but `/metrics` asks for. An absent file is made.
     pub token: PathBuf,
+    /// Sums of hours, for charts, are kept on disk for so many days; 0: in memory alone. The journal, which money depends on, knows days only.
+    pub history_days: u32,
 }
 
 impl Default for Gateway {
@@ -185,6 +187,7 @@ impl Default for Gateway {
             listen: None,
             allow_remote: false,
             token: PathBuf::from("gateway.token"),
+            history_days: 90,
         }
     }
 }

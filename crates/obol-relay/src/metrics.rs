@@ -4,34 +4,8 @@
 //! ([`Metrics::render`]). Payments are rare and count here directly. No label names a session, a circuit or a peer: such
 //! labels would grow without bound, and tell who was where.
 
-use std::sync::{Mutex, PoisonError};
-
+use obol_gateway::metrics_table as table;
 use obol_onion::engine::Counters;
-use prometheus::{Encoder as _, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
-
-/// How a metric behaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Only rises; from 0 at the process's start.
-    Counter,
-    /// What is now.
-    Gauge,
-}
-
-/// One metric.
-#[derive(Debug, Clone, Copy)]
-pub struct Row {
-    /// Which.
-    pub metric: Metric,
-    /// Its name, without a prefix to be added.
-    pub name: &'static str,
-    /// What it counts, in which unit.
-    pub help: &'static str,
-    /// How it behaves.
-    pub kind: Kind,
-    /// Its labels and the values that each can have.
-    pub labels: &'static [(&'static str, &'static [&'static str])],
-}
 
 const CLASS: (&str, &[&str]) = ("class", &["paid", "unpaid"]);
 const DIRECTION: (&str, &[&str]) = ("direction", &["to_client", "from_client"]);
@@ -51,27 +25,6 @@ pub const LIMITS: &[&str] = &[
     "owed",
     "owed_to_peer",
 ];
-
-macro_rules! table {
-    ($($metric:ident $name:literal $kind:ident [$($label:expr),*] $help:literal;)*) => {
-        /// Names a metric of the [`TABLE`].
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Metric {
-            $(#[doc = $help] $metric,)*
-        }
-
-        /// All metrics.
-        pub const TABLE: &[Row] = &[
-            $(Row {
-                metric: Metric::$metric,
-                name: $name,
-                help: $help,
-                kind: Kind::$kind,
-                labels: &[$($label),*],
-            },)*
-        ];
-    };
-}
 
 table! {
     CellBytes "obol_cell_bytes_total" Counter [CLASS, DIRECTION]
@@ -152,246 +105,102 @@ table! {
     LimitUsed "obol_limit_used" Gauge [("limit", LIMITS)]
         "How much of this limit was used when its newest alarm began or ended: stroops, new escrows a minute, or openings.";
     Limit "obol_limit" Gauge [("limit", LIMITS)] "This limit then, in the same unit.";
+    ConsensusValidAfter "obol_consensus_valid_after_seconds" Gauge []
+        "From when the newest consensus that the relay has is valid, unix time; 0 before the first.";
+    Hibernating "obol_hibernating" Gauge [] "1 while the relay takes no new circuits because its allowance of bytes is used up.";
     StroopsOwed "obol_stroops_owed_to_us_total" Counter [] "By how much what trusted relays owe us rose, stroops.";
     StroopsOwedSettled "obol_stroops_owed_settled_total" Counter []
         "What the ledger has shown trusted relays to have paid of what they owe us, stroops.";
 }
 
-/// One registered metric.
-enum Family {
-    Counter(IntCounterVec),
-    Gauge(IntGaugeVec),
-}
-
 /// A relay's metrics.
-pub struct Metrics {
-    registry: Registry,
-    families: Vec<Family>,
-    /// Held while the engine's counters are copied and written out: two readers at once would mix theirs.
-    reading: Mutex<()>,
+pub type Metrics = obol_gateway::metrics::Metrics<Metric>;
+
+/// All metrics of the table, each label value at zero.
+pub fn metrics() -> Metrics {
+    Metrics::new(TABLE)
 }
 
-impl std::fmt::Debug for Metrics {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Metrics").finish_non_exhaustive()
-    }
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        Metrics::new()
-    }
-}
-
-impl Metrics {
-    /// All metrics of the table, each label value at zero.
-    pub fn new() -> Metrics {
-        let registry = Registry::new();
-        let mut families = Vec::with_capacity(TABLE.len());
-        for row in TABLE {
-            let options = Opts::new(row.name, row.help);
-            let names: Vec<&str> = row.labels.iter().map(|(name, _)| *name).collect();
-            let valid = "the table's names are valid and different, which a test checks";
-            let family = match row.kind {
-                Kind::Counter => {
-                    let family = IntCounterVec::new(options, &names).expect(valid);
-                    registry.register(Box::new(family.clone())).expect(valid);
-                    Family::Counter(family)
-                }
-                Kind::Gauge => {
-                    let family = IntGaugeVec::new(options, &names).expect(valid);
-                    registry.register(Box::new(family.clone())).expect(valid);
-                    Family::Gauge(family)
-                }
-            };
-            // A series that appears with its first event hides that event from rate().
-            for values in combinations(row.labels) {
-                match &family {
-                    Family::Counter(family) => drop(family.with_label_values(&values)),
-                    Family::Gauge(family) => drop(family.with_label_values(&values)),
-                }
-            }
-            families.push(family);
-        }
-        Metrics {
-            registry,
-            families,
-            reading: Mutex::new(()),
-        }
-    }
-
-    /// Adds to a counter. `values`: of its labels, in the table's order.
-    pub fn add(&self, metric: Metric, values: &[&str], by: u64) {
-        if let Family::Counter(family) = &self.families[metric as usize]
-            && let Ok(counter) = family.get_metric_with_label_values(values)
-        {
-            counter.inc_by(by);
-        }
-    }
-
-    /// Sets a gauge; or a counter that somebody else keeps, to its total.
-    pub fn set(&self, metric: Metric, values: &[&str], to: u64) {
-        match &self.families[metric as usize] {
-            Family::Counter(family) => {
-                if let Ok(counter) = family.get_metric_with_label_values(values) {
-                    counter.reset();
-                    counter.inc_by(to);
-                }
-            }
-            Family::Gauge(family) => {
-                if let Ok(gauge) = family.get_metric_with_label_values(values) {
-                    gauge.set(i64::try_from(to).unwrap_or(i64::MAX));
-                }
-            }
-        }
-    }
-
-    /// What a counter or gauge is at.
-    pub fn get(&self, metric: Metric, values: &[&str]) -> u64 {
-        match &self.families[metric as usize] {
-            Family::Counter(family) => family.get_metric_with_label_values(values).map_or(0, |c| c.get()),
-            Family::Gauge(family) => family
-                .get_metric_with_label_values(values)
-                .map_or(0, |g| u64::try_from(g.get()).unwrap_or(0)),
-        }
-    }
-
-    /// Everything as text, with the data plane's counters as they are now.
-    pub fn render(&self, engine: Option<&Counters>) -> String {
-        let _reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(counters) = engine {
-            self.copy(counters);
-        }
-        let mut text = Vec::new();
-        if let Err(e) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
-            tracing::error!("the metrics cannot be written: {e}");
-        }
-        String::from_utf8_lossy(&text).into_owned()
-    }
-
-    fn copy(&self, c: &Counters) {
-        for (class, class_name) in CLASS.1.iter().enumerate() {
-            for (direction, direction_name) in DIRECTION.1.iter().enumerate() {
-                let bytes = c.cells[class][direction].saturating_mul(obol_onion::engine::CELL_LEN as u64);
-                self.set(Metric::CellBytes, &[class_name, direction_name], bytes);
-            }
-            self.set(Metric::Circuits, &[class_name], c.circuits[class]);
-            self.set(Metric::QueuedCells, &[class_name], c.held[class]);
-            self.set(Metric::KilledForMemory, &[class_name], c.killed_memory[class]);
-        }
+/// Takes over the data plane's counters.
+pub fn copy(metrics: &Metrics, c: &Counters) {
+    for (class, class_name) in CLASS.1.iter().enumerate() {
         for (direction, direction_name) in DIRECTION.1.iter().enumerate() {
-            self.set(Metric::PaymentCells, &[direction_name], c.payment_cells[direction]);
+            let bytes = c.cells[class][direction].saturating_mul(obol_onion::engine::CELL_LEN as u64);
+            metrics.set(Metric::CellBytes, &[class_name, direction_name], bytes);
         }
-        self.set(Metric::PaddingCells, &[], c.padding_sent);
-        self.set(Metric::Links, &[], c.links);
-        self.set(Metric::CircuitsOpened, &[], c.circuits_opened);
-        self.set(Metric::CircuitsControlled, &[], c.circuits_controlled);
-        self.set(Metric::StreamsPaused, &["relay"], c.xoffs_sent);
-        self.set(Metric::StreamsPaused, &["client"], c.xoffs_received);
-        self.set(Metric::HandshakesFailed, &[], c.handshakes_failed);
-        self.set(Metric::HandshakesLate, &[], c.handshakes_late);
-        self.set(Metric::HandshakesPending, &[], c.handshakes_pending);
-        self.set(Metric::CreatesRefused, &[], c.creates_refused);
-        self.set(Metric::Defended, &["circuits"], c.creates_defended);
-        self.set(Metric::Defended, &["streams"], c.streams_defended);
-        self.set(Metric::ClientsMarked, &[], c.clients_marked);
-        self.set(Metric::Services, &[], c.services);
-        self.set(Metric::Introductions, &["delivered"], c.introductions);
-        self.set(Metric::Introductions, &["refused"], c.introductions_refused);
-        self.set(Metric::Rendezvous, &["joined"], c.rendezvous_joined);
-        self.set(Metric::Rendezvous, &["refused"], c.rendezvous_refused);
-        self.set(Metric::ExtendsFailed, &[], c.extends_failed);
-        self.set(Metric::Streams, &[], c.streams_opened);
-        self.set(Metric::StreamsOpen, &[], c.streams);
-        self.set(Metric::StreamsRefused, &[], c.streams_refused);
-        self.set(Metric::KilledForQueue, &[], c.killed_queue);
-        self.set(Metric::ProtocolErrors, &[], c.protocol_errors);
-        self.set(Metric::MessagesDropped, &[], c.messages_dropped);
+        metrics.set(Metric::Circuits, &[class_name], c.circuits[class]);
+        metrics.set(Metric::QueuedCells, &[class_name], c.held[class]);
+        metrics.set(Metric::KilledForMemory, &[class_name], c.killed_memory[class]);
     }
-}
-
-/// Every combination of the labels' values.
-fn combinations(labels: &[(&'static str, &'static [&'static str])]) -> Vec<Vec<&'static str>> {
-    let mut all = vec![Vec::new()];
-    for (_, values) in labels {
-        all = all
-            .into_iter()
-            .flat_map(|chosen| {
-                values
-                    .iter()
-                    .map(move |value| chosen.iter().copied().chain([*value]).collect())
-            })
-            .collect();
+    for (direction, direction_name) in DIRECTION.1.iter().enumerate() {
+        metrics.set(Metric::PaymentCells, &[direction_name], c.payment_cells[direction]);
     }
-    all
+    metrics.set(Metric::PaddingCells, &[], c.padding_sent);
+    metrics.set(Metric::Links, &[], c.links);
+    metrics.set(Metric::CircuitsOpened, &[], c.circuits_opened);
+    metrics.set(Metric::CircuitsControlled, &[], c.circuits_controlled);
+    metrics.set(Metric::StreamsPaused, &["relay"], c.xoffs_sent);
+    metrics.set(Metric::StreamsPaused, &["client"], c.xoffs_received);
+    metrics.set(Metric::HandshakesFailed, &[], c.handshakes_failed);
+    metrics.set(Metric::HandshakesLate, &[], c.handshakes_late);
+    metrics.set(Metric::HandshakesPending, &[], c.handshakes_pending);
+    metrics.set(Metric::CreatesRefused, &[], c.creates_refused);
+    metrics.set(Metric::Defended, &["circuits"], c.creates_defended);
+    metrics.set(Metric::Defended, &["streams"], c.streams_defended);
+    metrics.set(Metric::ClientsMarked, &[], c.clients_marked);
+    metrics.set(Metric::Services, &[], c.services);
+    metrics.set(Metric::Introductions, &["delivered"], c.introductions);
+    metrics.set(Metric::Introductions, &["refused"], c.introductions_refused);
+    metrics.set(Metric::Rendezvous, &["joined"], c.rendezvous_joined);
+    metrics.set(Metric::Rendezvous, &["refused"], c.rendezvous_refused);
+    metrics.set(Metric::ExtendsFailed, &[], c.extends_failed);
+    metrics.set(Metric::Streams, &[], c.streams_opened);
+    metrics.set(Metric::StreamsOpen, &[], c.streams);
+    metrics.set(Metric::StreamsRefused, &[], c.streams_refused);
+    metrics.set(Metric::KilledForQueue, &[], c.killed_queue);
+    metrics.set(Metric::ProtocolErrors, &[], c.protocol_errors);
+    metrics.set(Metric::MessagesDropped, &[], c.messages_dropped);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prometheus::core::Collector as _;
-    use std::collections::BTreeSet;
+    use obol_gateway::metrics::{as_markdown, check};
 
     #[test]
-    fn the_table_makes_one_valid_registry_in_its_own_order() {
-        let metrics = Metrics::new();
-        assert_eq!(metrics.families.len(), TABLE.len());
-        for (place, row) in TABLE.iter().enumerate() {
-            assert_eq!(row.metric as usize, place);
-            assert!(row.name.starts_with("obol_") && row.help.ends_with('.'), "{}", row.name);
-            assert_eq!(row.name.ends_with("_total"), row.kind == Kind::Counter, "{}", row.name);
-            let described = match &metrics.families[place] {
-                Family::Counter(family) => family.desc()[0].fq_name.clone(),
-                Family::Gauge(family) => family.desc()[0].fq_name.clone(),
-            };
-            assert_eq!(described, row.name);
-        }
-        let names: BTreeSet<&str> = TABLE.iter().map(|row| row.name).collect();
-        assert_eq!(names.len(), TABLE.len());
+    fn the_table_is_a_good_one() {
+        check(TABLE, "obol_").expect("a good table");
     }
 
     #[test]
-    fn no_label_names_a_session_or_a_peer() {
-        for row in TABLE {
-            for (label, values) in row.labels {
-                assert!(values.len() <= 10, "{}: {label} is bounded", row.name);
-            }
-        }
-    }
-
-    #[test]
-    fn every_series_is_there_from_the_start_and_the_engines_counters_are_copied() {
-        let metrics = Metrics::new();
-        let text = metrics.render(None);
-        for row in TABLE {
-            assert!(text.contains(&format!("# HELP {} ", row.name)), "{}", row.name);
-        }
-        assert!(
-            text.contains("obol_payments_refused_total{code=\"closing\"} 0"),
-            "{text}"
-        );
+    fn the_engines_counters_are_copied() {
+        let metrics = metrics();
         let counters = Counters {
             cells: [[3, 4], [5, 6]],
             links: 7,
             ..Counters::default()
         };
-        for _ in 0..2 {
-            let text = metrics.render(Some(&counters));
-            assert!(
-                text.contains("obol_cell_bytes_total{class=\"unpaid\",direction=\"to_client\"} 2570"),
-                "{text}"
-            );
-            assert!(text.contains("obol_links 7"), "{text}");
-        }
+        let text = metrics.render(|metrics| copy(metrics, &counters));
+        assert!(
+            text.contains("obol_cell_bytes_total{class=\"unpaid\",direction=\"to_client\"} 2570"),
+            "{text}"
+        );
+        assert!(text.contains("obol_links 7"), "{text}");
     }
 
     #[test]
-    fn counting_with_a_wrong_label_counts_nothing_and_breaks_nothing() {
-        let metrics = Metrics::new();
-        metrics.add(Metric::Payments, &[], 1);
-        metrics.add(Metric::Payments, &["client"], 2);
-        assert_eq!(metrics.get(Metric::Payments, &["client"]), 2);
-        metrics.set(Metric::Escrows, &["payee"], 3);
-        assert_eq!(metrics.get(Metric::Escrows, &["payee"]), 3);
+    fn the_documents_table_is_this_one() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
+        let written = std::fs::read_to_string(path).expect("docs/metrics.md is there");
+        let (before, rest) = written
+            .split_once("<!-- relay -->\n")
+            .expect("a place for the relay's table");
+        let (table, after) = rest.split_once("<!-- end -->").expect("an end of the relay's table");
+        if std::env::var_os("OBOL_WRITE_DOCS").is_some() {
+            let new = format!("{before}<!-- relay -->\n{}<!-- end -->{after}", as_markdown(TABLE));
+            std::fs::write(path, new).expect("written");
+        } else {
+            assert_eq!(table, as_markdown(TABLE), "write it anew with OBOL_WRITE_DOCS=1");
+        }
     }
 }

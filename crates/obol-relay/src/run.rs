@@ -6,6 +6,7 @@
 mod accounting;
 mod publishing;
 mod reload;
+mod shown;
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use obol_gateway::{Backend, Control, ControlError, Gateway, GatewayError};
+use obol_gateway::{Backend, Control, ControlError, Gateway, GatewayError, RecordsError};
 use obol_onion::engine::{CELL_LEN, EngineConfig, UnpaidShare};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -31,6 +32,7 @@ use crate::reach::{Reachability, SelfTest};
 use crate::relay::{self, EngineHandle, Relay, RelayHandle, RelayParts, payment_channel};
 use crate::streams::ExitConfig;
 use publishing::Announcement;
+use shown::Shown;
 
 pub use reload::ReloadError;
 
@@ -74,6 +76,9 @@ pub enum RunError {
     /// The local interface does not start.
     #[error(transparent)]
     Gateway(#[from] GatewayError),
+    /// What the local interface keeps cannot be read.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
     /// The runtime ended meanwhile.
     #[error("the program is ending")]
     Ending,
@@ -87,6 +92,8 @@ pub struct RunningRelay {
     cache: DirCache,
     payments: Option<Payments>,
     gateway: Option<Gateway>,
+    /// What the gateway shows.
+    shown: Option<Arc<Shown>>,
     directory: Arc<Directory>,
     keys: Arc<Keys>,
     announcement: Option<Arc<Announcement>>,
@@ -153,6 +160,7 @@ async fn bring_up(config: Config) -> Result<RunningRelay, RunError> {
         cache,
         payments: None,
         gateway: None,
+        shown: None,
         directory,
         keys,
         announcement: None,
@@ -175,7 +183,7 @@ async fn bring_up(config: Config) -> Result<RunningRelay, RunError> {
 
 /// What comes after the data plane, all of which is undone if a part of it fails.
 async fn finish(running: &mut RunningRelay, config: Config, events: relay::PaymentEvents) -> Result<(), RunError> {
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::new(crate::metrics::metrics());
     let engine = running.relay.engine();
     if let Some(of_payments) = &config.payments {
         let parts = payments::Parts {
@@ -213,8 +221,13 @@ async fn finish(running: &mut RunningRelay, config: Config, events: relay::Payme
             keys: Arc::clone(&running.keys),
             self_test: Arc::clone(&self_test),
             cache: running.cache.clone(),
+            announcement: Arc::clone(&announcement),
         };
-        running.gateway = Some(Gateway::start(options, backend(Arc::new(about))).await?);
+        let about = Arc::new(about);
+        let shown = Shown::open(Arc::clone(&about), &config.data_directory)?;
+        running.tasks.push(tokio::spawn(Arc::clone(&shown).follow()));
+        running.shown = Some(Arc::clone(&shown));
+        running.gateway = Some(Gateway::start(options, backend(about, shown)).await?);
     }
     running.announcement = Some(Arc::clone(&announcement));
     running.self_test = Some(Arc::clone(&self_test));
@@ -347,6 +360,9 @@ impl RunningRelay {
         if let Some(gateway) = self.gateway.take() {
             gateway.stop().await;
         }
+        if let Some(shown) = self.shown.take() {
+            shown.save().await;
+        }
         self.relay.shutdown().await;
         self.account
             .lock()
@@ -460,6 +476,12 @@ fn cell_memory(config: &Config) -> usize {
     usize::try_from(config.memory.cells.bytes()).unwrap_or(usize::MAX)
 }
 
+/// Unix seconds.
+fn unix(time: Option<SystemTime>) -> Option<u64> {
+    let since = time?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Some(since.as_secs())
+}
+
 /// What the local interface shows.
 struct About {
     settings: watch::Receiver<Arc<Config>>,
@@ -471,9 +493,10 @@ struct About {
     keys: Arc<Keys>,
     self_test: Arc<SelfTest>,
     cache: DirCache,
+    announcement: Arc<Announcement>,
 }
 
-fn backend(about: Arc<About>) -> Backend {
+fn backend(about: Arc<About>, shown: Arc<Shown>) -> Backend {
     let (of_metrics, of_state) = (Arc::clone(&about), Arc::clone(&about));
     let control: Control = Arc::new(move |name, body| {
         let about = Arc::clone(&about);
@@ -484,6 +507,7 @@ fn backend(about: Arc<About>) -> Backend {
         metrics: Arc::new(move || of_metrics.render()),
         state: Arc::new(move || of_state.state()),
         control: Some(control),
+        subject: Some(shown),
     }
 }
 
@@ -503,7 +527,16 @@ impl About {
         ] {
             self.metrics.set(Metric::LinksRefused, &[why], refused);
         }
-        self.metrics.render(Some(&self.engine.counters()))
+        let snapshot = self.directory.view().snapshot();
+        self.metrics.set(
+            Metric::ConsensusValidAfter,
+            &[],
+            unix(snapshot.valid_after).unwrap_or(0),
+        );
+        let hibernating = self.announcement.is_hibernating();
+        self.metrics.set(Metric::Hibernating, &[], hibernating.into());
+        let counters = self.engine.counters();
+        self.metrics.render(|metrics| crate::metrics::copy(metrics, &counters))
     }
 
     /// What `/state` shows; amounts in stroops, bytes of cells of 514.
@@ -532,10 +565,7 @@ impl About {
             "fingerprint": self.fingerprint,
             "relays_known": snapshot.relays().len(),
             // Unix seconds.
-            "consensus_valid_after": snapshot
-                .valid_after
-                .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
-                .map(|since| since.as_secs()),
+            "consensus_valid_after": unix(snapshot.valid_after),
             "reachable": match self.self_test.state() {
                 Reachability::Unknown => Value::Null,
                 reachability => json!(reachability == Reachability::Reachable),

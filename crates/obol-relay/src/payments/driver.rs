@@ -60,6 +60,8 @@ const LINK_HEADER: u64 = 7;
 pub(super) enum Command {
     /// Flush every escrow that pays us, and ask the payees of ours to do so.
     CloseAll(oneshot::Sender<()>),
+    /// Flush this escrow that pays us, or all that do; answered with those that are being flushed, `None` if there is no such one.
+    Flush(Option<EscrowId>, oneshot::Sender<Option<Vec<EscrowId>>>),
     /// Look at the ledger now.
     Step(oneshot::Sender<()>),
     /// Flush what expires before this time (unix seconds); answered when the journal has everything and no flush is
@@ -343,6 +345,14 @@ impl<E: Events> Driver<E> {
                     self.input(Input::Close { escrow });
                 }
                 let _ = done.send(());
+            }
+            Command::Flush(which, done) => {
+                let mut incoming: Vec<EscrowId> = self.view().incoming().collect();
+                incoming.retain(|escrow| which.is_none_or(|which| which == *escrow));
+                for escrow in &incoming {
+                    self.input(Input::FlushNow { escrow: *escrow });
+                }
+                let _ = done.send((which.is_none() || !incoming.is_empty()).then_some(incoming));
             }
             Command::Step(done) => {
                 self.look_at_all = true;

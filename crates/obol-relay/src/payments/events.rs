@@ -24,6 +24,13 @@ pub enum Event {
         /// What it pays in all.
         cumulative: i64,
     },
+    /// The client of a circuit was asked to pay.
+    Requested {
+        /// The circuit's name in this process.
+        circuit: u64,
+        /// Bytes carried on it.
+        metered: u64,
+    },
     /// A payment was credited to a circuit.
     Credited {
         /// The circuit's name in this process.
@@ -36,6 +43,8 @@ pub enum Event {
         forwarded: i64,
         /// Bytes of credit.
         bytes: u64,
+        /// The relay that the circuit came from: its Ed25519 identity. `None`: a client.
+        from: Option<String>,
     },
     /// A payment was refused here.
     Refused {

@@ -26,7 +26,7 @@ mod purse;
 mod view;
 mod work;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -63,7 +63,7 @@ pub use events::Event;
 pub use owing::SettingsError;
 pub use plane::{DataPlane, Events};
 pub use purse::RelayPurse;
-pub use view::{Circuit, Direction, EscrowView, Standing, Sums, View};
+pub use view::{Circuit, Direction, EscrowView, NeighbourView, Standing, Sums, View};
 
 /// What payments are made of.
 pub struct Parts<E> {
@@ -478,6 +478,9 @@ pub struct State {
     pub escrows: Vec<EscrowView>,
     /// Open circuits of this run, and closed ones that were paid for.
     pub circuits: Vec<Circuit>,
+    /// Neighbour relays.
+    #[serde(skip)]
+    pub neighbours: BTreeMap<PeerId, NeighbourView>,
     /// The books: balances by account, debits less credits, stroops.
     pub books: Vec<(String, i128)>,
     /// The newest ledger that was seen: its number and close time, unix seconds.
@@ -534,6 +537,7 @@ impl Payments {
             accounts: self.shared.accounts.clone(),
             sums: view.sums(),
             escrows: view.escrows(),
+            neighbours: view.neighbours(&circuits),
             circuits,
             ledger: *self.shared.head.borrow(),
             books: books
@@ -542,6 +546,13 @@ impl Payments {
                 .collect(),
             stopped: self.shared.stopped.borrow().is_some(),
         }
+    }
+
+    /// One escrow, by its address.
+    pub fn escrow(&self, address: &str) -> Option<EscrowView> {
+        let id = EscrowId(account_id(address)?.0);
+        let view = self.shared.view.lock().unwrap_or_else(PoisonError::into_inner);
+        view.one(&id)
     }
 
     /// What happens from now on. A receiver that falls far behind misses some.
@@ -555,6 +566,49 @@ impl Payments {
         let (done, asked) = oneshot::channel();
         let _ = self.shared.command.send(Command::CloseAll(done));
         let _ = asked.await;
+    }
+
+    /// Flushes this escrow that pays us (by its address), or all of them, now, and returns those that are being flushed.
+    ///
+    /// # Errors
+    /// `None`: there is no such escrow in use, or payments have stopped.
+    pub async fn flush(&self, escrow: Option<&str>) -> Option<Vec<String>> {
+        let which = match escrow {
+            None => None,
+            Some(address) => Some(EscrowId(account_id(address)?.0)),
+        };
+        let (done, asked) = oneshot::channel();
+        let _ = self.shared.command.send(Command::Flush(which, done));
+        let flushing = asked.await.ok().flatten()?;
+        Some(flushing.into_iter().map(|id| account_text(&AccountId(id.0))).collect())
+    }
+
+    /// What pays, and is paid, for services beyond circuits: the account of the capital.
+    pub fn wallet(&self) -> obol_gateway::Wallet {
+        obol_gateway::Wallet {
+            settler: self.shared.work.settler.clone(),
+            account: self.shared.work.capital.clone(),
+            asset: self.shared.asset,
+        }
+    }
+
+    /// The asset, and the network's passphrase.
+    pub fn money(&self) -> (Asset, String) {
+        (
+            self.shared.asset,
+            self.shared.work.settler.network().passphrase().to_owned(),
+        )
+    }
+
+    /// What an account (`G...`) holds, as of a closed ledger; `None`: it is not on the ledger.
+    ///
+    /// # Errors
+    /// When the ledger cannot be asked.
+    pub async fn holds(&self, account: &str) -> Result<Option<obol_stellar::wallet::Balances>, RailError> {
+        let Some(account) = account_id(account) else {
+            return Ok(None);
+        };
+        obol_stellar::wallet::balances(self.shared.work.settler.rail().as_ref(), account).await
     }
 
     /// Before an absence: flushes every escrow that pays us and expires within `within`, and returns when the journal has

@@ -109,6 +109,19 @@ pub struct Circuit {
     pub open: bool,
 }
 
+/// A neighbour relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct NeighbourView {
+    /// Links to it now.
+    pub links: u64,
+    /// Bytes that circuits from it carried here, in this run.
+    pub carried: u64,
+    /// What it has owed us by its statements, less what the ledger showed of that, stroops.
+    pub owed_to_us: i64,
+    /// What we have owed it, less what was paid of that, stroops.
+    pub owed: i64,
+}
+
 /// Sums over the journal's life, stroops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Sums {
@@ -149,13 +162,17 @@ pub struct View {
     escrows: BTreeMap<EscrowId, (Known, EscrowView)>,
     ended: VecDeque<EscrowId>,
     circuits: BTreeMap<u64, Circuit>,
+    /// Which relay a circuit came from.
+    came_from: BTreeMap<u64, PeerId>,
     closed: VecDeque<u64>,
     sums: Sums,
     /// The newest statements of what is owed: to us, and by us.
     owed_to_us: BTreeMap<PeerId, Stroops>,
     owed: BTreeMap<PeerId, Stroops>,
     /// Payments of it that are under way, by number.
-    paying: BTreeMap<u64, i64>,
+    paying: BTreeMap<u64, Vec<(PeerId, i64)>>,
+    /// Relays with which there is, or was, a link, or a debt; what open circuits carried is not in here.
+    neighbours: BTreeMap<PeerId, NeighbourView>,
 }
 
 impl View {
@@ -164,9 +181,45 @@ impl View {
         self.escrows.values().map(|(_, view)| view.clone()).collect()
     }
 
+    /// One escrow.
+    pub fn one(&self, escrow: &EscrowId) -> Option<EscrowView> {
+        self.escrows.get(escrow).map(|(_, view)| view.clone())
+    }
+
     /// Open circuits, and the newest of those that were paid for and have closed.
     pub fn circuits(&self) -> Vec<Circuit> {
         self.circuits.values().copied().collect()
+    }
+
+    /// The neighbour relays, with what is carried on open circuits: `circuits` has their meters.
+    pub fn neighbours(&self, circuits: &[Circuit]) -> BTreeMap<PeerId, NeighbourView> {
+        let mut all = self.neighbours.clone();
+        for circuit in circuits.iter().filter(|circuit| circuit.open) {
+            if let Some(peer) = self.came_from.get(&circuit.circuit) {
+                let view = all.entry(*peer).or_default();
+                view.carried = view.carried.saturating_add(circuit.metered);
+            }
+        }
+        all
+    }
+
+    fn neighbour(&mut self, peer: PeerId) -> &mut NeighbourView {
+        self.neighbours.entry(peer).or_default()
+    }
+
+    /// There is one more link to this relay.
+    pub(super) fn link_up(&mut self, peer: PeerId) {
+        self.neighbour(peer).links += 1;
+    }
+
+    /// There is one less.
+    pub(super) fn link_down(&mut self, peer: PeerId) {
+        let view = self.neighbour(peer);
+        view.links = view.links.saturating_sub(1);
+        // Relays come and go by the thousand: one that did nothing is forgotten with its last link.
+        if *view == NeighbourView::default() {
+            self.neighbours.remove(&peer);
+        }
     }
 
     /// Sums.
@@ -198,7 +251,10 @@ impl View {
     }
 
     /// A circuit began.
-    pub(super) fn circuit_opened(&mut self, circuit: u64, from_client: bool) {
+    pub(super) fn circuit_opened(&mut self, circuit: u64, from_client: bool, peer: Option<PeerId>) {
+        if let Some(peer) = peer {
+            self.came_from.insert(circuit, peer);
+        }
         let new = Circuit {
             circuit,
             from_client,
@@ -206,6 +262,11 @@ impl View {
             ..Circuit::default()
         };
         self.circuits.insert(circuit, new);
+    }
+
+    /// The relay that a circuit came from: its Ed25519 identity in hexadecimal.
+    pub(super) fn came_from(&self, circuit: u64) -> Option<String> {
+        self.came_from.get(&circuit).map(|peer| hex::encode(peer.0))
     }
 
     /// A circuit was given credit, paid for or not.
@@ -224,8 +285,14 @@ impl View {
         };
         view.metered = metered;
         view.open = false;
-        if view.paid_stroops == 0 {
+        let unpaid = view.paid_stroops == 0;
+        if let Some(peer) = self.came_from.get(&circuit).copied() {
+            let neighbour = self.neighbour(peer);
+            neighbour.carried = neighbour.carried.saturating_add(metered);
+        }
+        if unpaid {
             self.circuits.remove(&circuit);
+            self.came_from.remove(&circuit);
             return;
         }
         self.closed.push_back(circuit);
@@ -233,6 +300,7 @@ impl View {
             && let Some(oldest) = self.closed.pop_front()
         {
             self.circuits.remove(&oldest);
+            self.came_from.remove(&oldest);
         }
     }
 
@@ -345,19 +413,32 @@ impl View {
         match fact {
             TrustFact::Stated { peer, cumulative, .. } => {
                 let newest = self.owed_to_us.entry(*peer).or_default();
-                self.sums.owed_to_us += rise(newest, *cumulative);
+                let rise = rise(newest, *cumulative);
+                self.sums.owed_to_us += rise;
+                self.neighbour(*peer).owed_to_us += rise;
             }
-            TrustFact::Settled { amount, .. } => self.sums.owed_to_us_settled += amount.get(),
+            TrustFact::Settled { peer, amount, .. } => {
+                self.sums.owed_to_us_settled += amount.get();
+                self.neighbour(*peer).owed_to_us -= amount.get();
+            }
             TrustFact::Signed { peer, cumulative, .. } => {
                 let newest = self.owed.entry(*peer).or_default();
-                self.sums.owed += rise(newest, *cumulative);
+                let rise = rise(newest, *cumulative);
+                self.sums.owed += rise;
+                self.neighbour(*peer).owed += rise;
             }
-            TrustFact::Paying { batch, amount, .. } => *self.paying.entry(*batch).or_default() += amount.get(),
-            TrustFact::Paid { batch, .. } => self.sums.owed_paid += self.paying.remove(batch).unwrap_or(0),
+            TrustFact::Paying {
+                batch, peer, amount, ..
+            } => self.paying.entry(*batch).or_default().push((*peer, amount.get())),
+            TrustFact::Paid { batch, .. } => {
+                for (peer, amount) in self.paying.remove(batch).unwrap_or_default() {
+                    self.paid(peer, amount);
+                }
+            }
             TrustFact::NotPaid { batch } => {
                 self.paying.remove(batch);
             }
-            TrustFact::OldPayments { amount, .. } => self.sums.owed_paid += amount.get(),
+            TrustFact::OldPayments { peer, amount, .. } => self.paid(*peer, amount.get()),
             TrustFact::Allocated { circuit, amount, .. } => {
                 if let Some(view) = self.circuits.get_mut(&circuit.0) {
                     view.paid_stroops += amount.get();
@@ -378,6 +459,12 @@ impl View {
             }
             TrustFact::InState { .. } | TrustFact::Agreed { .. } | TrustFact::Confirmed { .. } | TrustFact::Found => {}
         }
+    }
+
+    /// Of what we owe this relay.
+    fn paid(&mut self, peer: PeerId, amount: i64) {
+        self.sums.owed_paid += amount;
+        self.neighbour(peer).owed -= amount;
     }
 
     fn apply_out(&mut self, fact: &OutFact) {
@@ -548,6 +635,31 @@ mod tests {
     }
 
     #[test]
+    fn a_neighbour_is_known_by_its_links_and_by_what_its_circuits_carried() {
+        let (one, passing) = (PeerId([1; 32]), PeerId([2; 32]));
+        let mut view = View::default();
+        view.link_up(one);
+        view.link_up(one);
+        view.link_up(passing);
+        view.circuit_opened(1, false, Some(one));
+        view.circuit_opened(2, false, Some(one));
+        view.circuit_opened(3, true, None);
+        for circuit in [1, 3] {
+            view.circuit_closed(circuit, 1_000);
+        }
+        view.link_down(one);
+        view.link_down(passing);
+        let open = view.metered_circuits(|_| Some((500, 0)));
+        let neighbours = view.neighbours(&open);
+        let expected = NeighbourView {
+            links: 1,
+            carried: 1_500,
+            ..NeighbourView::default()
+        };
+        assert_eq!(neighbours.into_iter().collect::<Vec<_>>(), [(one, expected)]);
+    }
+
+    #[test]
     fn what_is_owed_and_paid_is_summed_apart_from_escrows() {
         let (one, other) = (PeerId([1; 32]), PeerId([2; 32]));
         let amount = |n| Stroops::new(n).unwrap();
@@ -594,6 +706,9 @@ mod tests {
         assert_eq!((sums.owed_to_us, sums.owed_to_us_settled), (35, 30));
         assert_eq!((sums.owed, sums.owed_paid), (300, 300));
         assert_eq!((sums.claimed, sums.signed, sums.earned), (0, 0, 0));
+        let by_relay = view.neighbours(&[]);
+        assert_eq!((by_relay[&one].owed_to_us, by_relay[&one].owed), (0, 0));
+        assert_eq!((by_relay[&other].owed_to_us, by_relay[&other].owed), (5, 0));
     }
 
     #[test]

@@ -159,6 +159,11 @@ impl Announcement {
         self.hibernating.store(hibernating, Ordering::Relaxed);
     }
 
+    /// Whether the relay hibernates.
+    pub(super) fn is_hibernating(&self) -> bool {
+        self.hibernating.load(Ordering::Relaxed)
+    }
+
     /// Publishes a change, if anything is published; `what` says of which descriptor.
     pub(super) async fn renew(&self, what: &str) {
         if let Err(error) = self.directory.publish().await {

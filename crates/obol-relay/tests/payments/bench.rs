@@ -372,7 +372,7 @@ pub async fn start_with(
         .lock()
         .expect("not poisoned")
         .insert(ed, Arc::clone(&plane));
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::new(obol_relay::metrics::metrics());
     let dynamic: Arc<dyn DataPlane> = Arc::<Plane>::clone(&plane);
     let payments = payments::start(Parts {
         config: settings,

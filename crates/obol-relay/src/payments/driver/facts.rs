@@ -90,6 +90,7 @@ impl<E: Events> Driver<E> {
                 earned: earned.get(),
                 forwarded: forwarded.get(),
                 bytes: *credit,
+                from: self.view().came_from(circuit.0),
             }),
             NodeFact::Trust(TrustFact::Spent {
                 circuit,
@@ -103,6 +104,7 @@ impl<E: Events> Driver<E> {
                 earned: amount.get(),
                 forwarded: 0,
                 bytes: *credit,
+                from: self.view().came_from(circuit.0),
             }),
             NodeFact::Settled { escrow, amount } => {
                 self.tell(Event::Settled {

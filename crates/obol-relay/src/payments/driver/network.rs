@@ -34,6 +34,9 @@ impl<E: Events> Driver<E> {
                 let link = LinkId(link.to_u64());
                 let peer = peer.map(|peer| PeerId(peer.ed));
                 let obol = peer.is_some_and(|peer| self.is_obol(&peer));
+                if let Some(peer) = peer {
+                    self.view().link_up(peer);
+                }
                 self.links.insert(
                     link,
                     Link {
@@ -55,13 +58,16 @@ impl<E: Events> Driver<E> {
             }
             PaymentEvent::LinkDown { link } => {
                 let link = LinkId(link.to_u64());
-                self.links.remove(&link);
+                if let Some(peer) = self.links.remove(&link).and_then(|known| known.peer) {
+                    self.view().link_down(peer);
+                }
                 self.input(Input::LinkDown { link });
             }
             PaymentEvent::CircuitOpened { circuit, link, id } => {
                 let (circuit, link) = (CircuitId(circuit.to_u64()), LinkId(link.to_u64()));
-                let from_client = self.links.get(&link).is_some_and(|link| link.peer.is_none());
-                self.view().circuit_opened(circuit.0, from_client);
+                let peer = self.links.get(&link).map(|link| link.peer);
+                self.view()
+                    .circuit_opened(circuit.0, peer == Some(None), peer.flatten());
                 self.input(Input::CircuitOpened { circuit, link, id });
             }
             PaymentEvent::CircuitExtended { circuit, link, id } => {

@@ -31,6 +31,10 @@ impl<E: Events> Driver<E> {
                 m.add(Metric::Refusals, &[code], 1);
                 self.tell(Event::Refused { code });
             }
+            Report::Requested { circuit, metered } => self.tell(Event::Requested {
+                circuit: circuit.0,
+                metered,
+            }),
             Report::Held { amount: held } => m.add(Metric::StroopsHeld, &[], amount(held)),
             Report::Claim { rise } => m.add(Metric::StroopsIn, &[], amount(rise)),
             Report::BadSignature => m.add(Metric::BadSignatures, &[], 1),
