@@ -13,11 +13,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use obol_cell::{EscrowId, EscrowOffer, EscrowState, PeerId, RefuseCode, Stroops, ToNode, ToOrigin};
+use obol_cell::{EscrowId, EscrowOffer, EscrowState, PeerId, PricePer64KiB, RefuseCode, Stroops, ToNode, ToOrigin};
 use obol_stellar::keys::EscrowPayer;
 use obol_store::{Journal, StoreError};
 use obol_toll::fact::PayerFact;
-use obol_toll::payer::{CloseReason, GiveUp, Hop, Input, Output, Payer, Report, Unpaid};
+use obol_toll::payer::{Budgets, CloseReason, GiveUp, Hop, Input, Output, Payer, Report, Spent, Unpaid};
 use obol_toll::{TunnelId, UnixMillis};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -61,8 +61,14 @@ pub(crate) enum Note {
     Away { escrows: Vec<EscrowId> },
     /// All escrows are to be settled.
     CloseEscrows,
+    /// This one is.
+    CloseEscrow { escrow: EscrowId },
     /// When to pay, from now on.
     SetPay(Pay),
+    /// What may be signed away, from now on.
+    SetBudgets(Budgets),
+    /// What is paid at most, for tunnels to come.
+    SetCeilings { hop: PricePer64KiB, chain: Stroops },
 }
 
 /// What the cashier pays with; absent in a client that does not.
@@ -96,6 +102,8 @@ pub(crate) struct Cashier {
     in_service: HashSet<EscrowId>,
     /// Whether there is one.
     ready: watch::Sender<bool>,
+    /// What was signed away, as of the newest report.
+    spent: watch::Sender<Spent>,
     /// The journal failed: nothing that costs money is done any more.
     halted: bool,
 }
@@ -109,6 +117,7 @@ impl Cashier {
         watch: Watch,
         notes: mpsc::UnboundedSender<Note>,
     ) -> Cashier {
+        let spent = till.as_ref().map(|till| till.payer.spent(now()));
         Cashier {
             till,
             accounts: HashMap::new(),
@@ -120,6 +129,7 @@ impl Cashier {
             notes,
             in_service: HashSet::new(),
             ready: watch::Sender::new(false),
+            spent: watch::Sender::new(spent.unwrap_or_default()),
             halted: false,
         }
     }
@@ -127,6 +137,11 @@ impl Cashier {
     /// Tells whether an escrow can be paid by at once.
     pub(crate) fn ready(&self) -> watch::Receiver<bool> {
         self.ready.subscribe()
+    }
+
+    /// Tells what was signed away.
+    pub(crate) fn spent(&self) -> watch::Receiver<Spent> {
+        self.spent.subscribe()
     }
 
     /// Works until `stop`.
@@ -151,8 +166,18 @@ impl Cashier {
                         }
                     }
                 }
-                () = wake => self.tell(Input::Tick),
+                () = wake => {
+                    self.tell(Input::Tick);
+                    self.count_spent();
+                }
             }
+        }
+    }
+
+    /// Tells what was signed away, which is less when a day or a month begins.
+    fn count_spent(&self) {
+        if let Some(till) = &self.till {
+            self.spent.send_replace(till.payer.spent(now()));
         }
     }
 
@@ -244,6 +269,12 @@ impl Cashier {
                 self.tell(Input::Away { escrows });
             }
             Note::SetPay(pay) => self.tell(Input::SetPolicy(pay.into())),
+            Note::SetBudgets(budgets) => self.tell(Input::SetBudgets(budgets)),
+            Note::SetCeilings { hop, chain } => self.tell(Input::SetCeilings { hop, chain }),
+            Note::CloseEscrow { escrow } => {
+                self.serves(escrow, false);
+                self.tell(Input::Close { escrow });
+            }
             Note::CloseEscrows => {
                 let open: Vec<EscrowId> = self.till.iter().flat_map(|till| till.payer.open_escrows()).collect();
                 for escrow in open {
@@ -536,6 +567,7 @@ impl Cashier {
         if let Some(till) = &self.till {
             watch.signed(|escrow| till.payer.signed(escrow));
         }
+        self.count_spent();
     }
 }
 

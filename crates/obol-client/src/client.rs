@@ -9,6 +9,7 @@ use arti_client::{DataStream, StreamPrefs, TorClient};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use obol_cell::{Asset, PricePer64KiB, Stroops};
+use obol_gateway::{Backend, Gateway, History, Records, Subject as _};
 use obol_stellar::escrow::PayerSecret;
 use obol_stellar::key::{KeyFileError, account_text};
 use obol_stellar::keys::EscrowPayer;
@@ -18,7 +19,7 @@ use obol_stellar::settle::{Policy, Settler};
 use obol_stellar::{Connect, Keypair, Network, Outbox, Rail, RailConfig};
 use obol_store::{AuditError, Journal};
 use obol_toll::fact::PayerFact;
-use obol_toll::payer::{Input, Payer, PayerConfig};
+use obol_toll::payer::{Budgets, Input, Payer, PayerConfig};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -35,6 +36,7 @@ use crate::place::{Place, Whereabouts};
 use crate::proxy::Proxy;
 use crate::runtime::{LinkMeters, MeteredRuntime};
 use crate::services::{self, Hosted};
+use crate::shown::{self, Shown};
 use crate::tor::{self, StreamTimeouts, tor_error_text};
 use crate::tunnels::{StreamGuard, Tunnels};
 use crate::wallet::{ThroughTor, Wallet, WalletParts};
@@ -56,8 +58,20 @@ impl Client {
         Client::bring_up(config).boxed()
     }
 
-    async fn bring_up(config: ClientConfig) -> Result<ClientHandle, StartError> {
+    async fn bring_up(mut config: ClientConfig) -> Result<ClientHandle, StartError> {
         config.check()?;
+        let limits = shown::kept(&config).map_err(|source| StartError::State {
+            path: config.path(Path::new(shown::LIMITS)),
+            source,
+        })?;
+        if let (Some(limits), Some(payments)) = (limits, &mut config.payments) {
+            tracing::info!(
+                "what was set by the local interface goes before the configuration ({})",
+                shown::LIMITS
+            );
+            limits.put_into(payments);
+            config.check()?;
+        }
         // What can fail for the user's fault comes first, before the network is touched.
         let proxy = Proxy::bind(config.socks.listen).await?;
         private_directory(&config.state_directory)?;
@@ -99,10 +113,47 @@ impl Client {
         };
         let wallet = till.as_ref().map(|till| till.wallet.clone());
         let cashier = Cashier::new(till, Arc::clone(&tunnels), links, known, watch.clone(), tell.clone());
-        let ready = cashier.ready();
+        let (ready, spent) = (cashier.ready(), cashier.spent());
         tasks.spawn(cashier.run(new_tunnels, notes, stop.clone()));
         let launch = |service| services::launch(&tor, service, &tunnels, &finder, &watch, &tasks, &stop);
         let services = config.services.iter().map(launch).collect::<Result<Vec<_>, _>>()?;
+        let gateway = match config.gateway.listen {
+            None => None,
+            Some(listen) => {
+                let keep_days = config.gateway.history_days;
+                let records = match keep_days == 0 && wallet.is_none() {
+                    true => Records::in_memory()?,
+                    false => Records::open(&config.path(Path::new(shown::RECORDS)))?,
+                };
+                let shown = Shown::new(shown::Parts {
+                    config: config.clone(),
+                    account: account.clone(),
+                    wallet: wallet.as_ref().map(Wallet::purse),
+                    own: wallet.clone(),
+                    watch: watch.clone(),
+                    finder: Arc::clone(&finder),
+                    tunnels: Arc::clone(&tunnels),
+                    notes: tell.clone(),
+                    spent,
+                    history: Arc::new(History::new(Arc::new(records), keep_days)),
+                    stop: stop.clone(),
+                });
+                tasks.spawn(Arc::clone(&shown).follow());
+                let options = obol_gateway::Options {
+                    listen,
+                    allow_remote: config.gateway.allow_remote,
+                    token: config.path(&config.gateway.token),
+                };
+                let (state, metrics) = (Arc::clone(&shown), Arc::clone(&shown));
+                let backend = Backend {
+                    metrics: Arc::new(move || metrics.metrics()),
+                    state: Arc::new(move || serde_json::to_value(state.status()).unwrap_or_default()),
+                    control: None,
+                    subject: Some(shown),
+                };
+                Some(Gateway::start(options, backend).await?)
+            }
+        };
         let socks = proxy.address();
         tasks.spawn(proxy.serve(Arc::clone(&finder), stop.clone(), tasks.clone()));
         Ok(ClientHandle {
@@ -117,6 +168,7 @@ impl Client {
                 tunnels,
                 finder,
                 _services: services,
+                gateway,
                 watch,
                 tasks,
                 _stop_at_drop: stop.clone().drop_guard(),
@@ -194,6 +246,7 @@ impl Books {
             keys: keys.clone(),
             account: self.account,
             asset,
+            allow_revocable_asset: payments.ledger.allow_revocable_asset,
             poll: payments.ledger.poll.0,
             journal: self.journal.clone(),
             notes: notes.clone(),
@@ -258,7 +311,7 @@ pub(crate) fn settler(
 }
 
 /// An amount of the configuration, which has no sign.
-fn stroops(amount: Amount) -> Stroops {
+pub(crate) fn stroops(amount: Amount) -> Stroops {
     Stroops::new(amount.stroops()).unwrap_or(Stroops::MAX)
 }
 
@@ -271,7 +324,12 @@ fn payer_config(payments: &Payments, network: &Network, asset: Asset) -> PayerCo
         asset,
         hop_ceiling: rung_within(payments.max_price_per_64_kib),
         chain_ceiling: ceiling.ok().and_then(|n| Stroops::new(n).ok()).unwrap_or(Stroops::MAX),
-        budget: payments.budget.map(stroops),
+        budgets: Budgets {
+            tunnel: payments.budget_per_tunnel.map(stroops),
+            day: payments.budget_per_day.map(stroops),
+            month: payments.budget_per_month.map(stroops),
+            total: payments.budget.map(stroops),
+        },
         deposit: stroops(payments.deposit),
         max_locked: payments.max_locked.map(stroops),
         life: payments.life.as_secs().try_into().unwrap_or(u32::MAX),
@@ -294,7 +352,7 @@ fn wish(payments: &Payments) -> Wish {
 }
 
 /// The highest rung of the price ladder that is not above `stroops`, which is at least 1.
-fn rung_within(stroops: u64) -> PricePer64KiB {
+pub(crate) fn rung_within(stroops: u64) -> PricePer64KiB {
     let rungs = (0..=u8::MAX).map_while(|rung| PricePer64KiB::from_rung(rung).ok());
     let within = rungs.take_while(|price| price.stroops().get_u64() <= stroops);
     within
@@ -333,6 +391,7 @@ struct Inner {
     tunnels: Arc<Tunnels>,
     finder: Arc<TunnelFinder>,
     _services: Vec<Hosted>,
+    gateway: Option<Gateway>,
     watch: Watch,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -351,6 +410,11 @@ impl ClientHandle {
     /// Where applications find the proxy.
     pub fn socks_addr(&self) -> SocketAddr {
         self.inner.socks
+    }
+
+    /// Where the local interface is, if there is one.
+    pub fn gateway_addr(&self) -> Option<SocketAddr> {
+        self.inner.gateway.as_ref().map(Gateway::address)
     }
 
     /// What happens from now on, for people.
@@ -413,7 +477,7 @@ impl ClientHandle {
     /// Asks every guard to settle, waits until the ledger shows the claims, and brings everything else back to the wallet's account: the
     /// escrows' rest and the funding accounts.
     ///
-    /// A guard is asked over a tunnel through it; where there is none, one is opened. An escrow that was never paid by has no claim to settle with: it
+    /// A guard is asked over a tunnel through it; where there is none, as the client has another guard by now, one to it alone is opened. An escrow that was never paid by has no claim to settle with: it
     /// comes back when it expires.
     ///
     /// # Errors
@@ -432,8 +496,11 @@ impl ClientHandle {
             .map_err(|_| SettleError::ShuttingDown)?;
         let mut unsettled = wallet.unsettled();
         let settled = async {
+            // Held until then, so that the tunnels stay.
+            let mut reached = Vec::new();
             loop {
-                // Held until then, so that the tunnel stays.
+                reached.extend(inner.tunnels.reach_all(wallet.guards()).await);
+                // One that the directory does not have may be this client's guard all the same, as a bridge is.
                 let _reaching = self.reach_guards().await;
                 let waiting = unsettled.wait_for(|open| *open == 0);
                 if tokio::time::timeout(REACH_AGAIN, waiting).await.is_ok() {

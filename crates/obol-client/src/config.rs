@@ -22,6 +22,9 @@ pub struct ClientConfig {
     /// The proxy that applications use.
     #[serde(default)]
     pub socks: Socks,
+    /// The local HTTP interface, with the dashboard.
+    #[serde(default)]
+    pub gateway: Gateway,
     /// Paying. Absent: an ordinary Tor client, served in the unpaid class.
     #[serde(default)]
     pub payments: Option<Payments>,
@@ -50,6 +53,31 @@ impl Default for Socks {
         Socks {
             listen: SocketAddr::from(([127, 0, 0, 1], 9150)),
             allow_remote: false,
+        }
+    }
+}
+
+/// The local HTTP interface: the dashboard, and `/api/v1` for programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gateway {
+    /// Address and port. Absent: no interface.
+    pub listen: Option<SocketAddr>,
+    /// Allow an address that is not this machine's loopback.
+    pub allow_remote: bool,
+    /// File with the token that everything but the dashboard's own files asks for. An absent file is made.
+    pub token: PathBuf,
+    /// Sums of hours, for charts and for the user, are kept on disk for so many days; 0: in memory alone.
+    pub history_days: u32,
+}
+
+impl Default for Gateway {
+    fn default() -> Gateway {
+        Gateway {
+            listen: None,
+            allow_remote: false,
+            token: PathBuf::from("gateway.token"),
+            history_days: 90,
         }
     }
 }
@@ -136,6 +164,15 @@ pub struct Payments {
     /// Most that is ever signed away, in all runs together. Absent: no limit but the deposits.
     #[serde(default)]
     pub budget: Option<Amount>,
+    /// Most that is signed away for one tunnel. Absent: no limit of this kind.
+    #[serde(default)]
+    pub budget_per_tunnel: Option<Amount>,
+    /// Most that is signed away on one day, UTC. Absent: no limit of this kind.
+    #[serde(default)]
+    pub budget_per_day: Option<Amount>,
+    /// Most that is signed away in one calendar month, UTC. Absent: no limit of this kind.
+    #[serde(default)]
+    pub budget_per_month: Option<Amount>,
     /// What is put into each new escrow. A guard that asks for more gets no escrow.
     pub deposit: Amount,
     /// Most that is locked in escrows to all guards together. Absent: a deposit for each guard.
@@ -190,6 +227,9 @@ pub struct Ledger {
     /// That a transaction of more than this never got into a ledger is believed only when two of `urls` say so. Absent: one is enough.
     #[serde(default)]
     pub two_witnesses_above: Option<Amount>,
+    /// Hold an asset whose issuer can freeze or claw back: the money is then only as good as the issuer's word.
+    #[serde(default)]
+    pub allow_revocable_asset: bool,
 }
 
 fn default_life() -> Span {
@@ -248,6 +288,7 @@ impl ClientConfig {
                 listen: SocketAddr::from(([127, 0, 0, 1], 0)),
                 allow_remote: false,
             },
+            gateway: Gateway::default(),
             payments: None,
             services: Vec::new(),
             tor: toml::Table::new(),
@@ -289,6 +330,16 @@ impl ClientConfig {
                 "socks.listen",
                 format!("is {}, which others can reach", self.socks.listen),
                 "use 127.0.0.1, or set socks.allow_remote = true",
+            ));
+        }
+        if let Some(listen) = self.gateway.listen
+            && !listen.ip().is_loopback()
+            && !self.gateway.allow_remote
+        {
+            return Err(invalid(
+                "gateway.listen",
+                format!("is {listen}, which others can reach"),
+                "use 127.0.0.1, or set gateway.allow_remote = true",
             ));
         }
         if self.tor.contains_key("storage") {
@@ -422,6 +473,7 @@ impl Payments {
             highest_fee,
             asset: _,
             kind: _,
+            allow_revocable_asset: _,
             requests_per_minute,
             two_witnesses_above,
         } = &self.ledger;

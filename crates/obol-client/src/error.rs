@@ -54,6 +54,12 @@ pub enum StartError {
         /// Why.
         source: obol_store::StoreError,
     },
+    /// The local interface does not start.
+    #[error(transparent)]
+    Gateway(#[from] obol_gateway::GatewayError),
+    /// What the local interface keeps cannot be read.
+    #[error(transparent)]
+    Records(#[from] obol_gateway::RecordsError),
     /// The program is ending.
     #[error("the program is ending")]
     Ending,

@@ -63,6 +63,8 @@ pub struct HopFigures {
     pub fingerprint: String,
     /// The relay's Ed25519 identity.
     pub identity: Option<[u8; 32]>,
+    /// What the consensus calls it.
+    pub nickname: Option<String>,
     /// Whether it can be paid.
     pub paid_hop: bool,
     /// Why it is not paid, where it is not.
@@ -80,6 +82,8 @@ pub struct HopFigures {
 pub struct EscrowFigures {
     /// The guard's RSA identity where known, else its Ed25519 identity, in hexadecimal.
     pub guard: String,
+    /// The guard's Ed25519 identity.
+    pub identity: [u8; 32],
     /// The escrow account.
     pub escrow: String,
     /// Deposit in stroops.

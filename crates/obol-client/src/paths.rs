@@ -149,6 +149,11 @@ impl TunnelFinder {
         self.wish.lock().unwrap_or_else(PoisonError::into_inner).pays = pays;
     }
 
+    /// Which tunnels are wanted from now on.
+    pub(crate) fn set_wish(&self, wish: Wish) {
+        *self.wish.lock().unwrap_or_else(PoisonError::into_inner) = wish;
+    }
+
     fn wish(&self) -> Wish {
         *self.wish.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -7,18 +7,22 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arti_client::{DataStream, TorClient};
 use obol_cell::PeerId;
 use obol_toll::TunnelId;
 use tokio::sync::mpsc;
+use tor_chanmgr::ChannelUsage;
+use tor_circmgr::build::exit_circparams_from_netparams;
 use tor_linkspec::{CircTarget as _, HasAddrs as _, HasRelayIds as _};
+use tor_llcrypto::pk::ed25519::Ed25519Identity;
 use tor_netdir::{NetDir, Timeliness};
 use tor_proto::ClientTunnel;
 use tor_proto::circuit::UniqId;
-use tor_proto::client::circuit::PathEntry;
+use tor_proto::client::circuit::{PathEntry, TimeoutEstimator};
 use tor_proto::client::stream::ClientStreamCtrl as _;
+use tracing::debug;
 
 use crate::choice::Candidate;
 use crate::events::Refusal;
@@ -32,6 +36,8 @@ pub(crate) struct TunnelHop {
     pub(crate) peer: Option<PeerId>,
     /// Its RSA identity.
     pub(crate) rsa: Option<[u8; 20]>,
+    /// What the consensus calls it.
+    pub(crate) nickname: Option<String>,
     /// Whether it can be paid: it advertises `Obol=1`, and the tunnel is one of whose hops there is no doubt. Else why not.
     pub(crate) payable: Result<(), Refusal>,
     /// Where it is reached.
@@ -147,6 +153,40 @@ impl Drop for StreamGuard {
     }
 }
 
+/// A tunnel to one relay, held open.
+pub(crate) struct Reached {
+    _stream_guard: StreamGuard,
+    _stream: DataStream,
+    _tunnel: Arc<ClientTunnel>,
+}
+
+/// Why a relay is not reached.
+#[derive(Debug, thiserror::Error)]
+enum ReachError {
+    #[error("{0}")]
+    Tor(#[from] arti_client::Error),
+    #[error("{0}")]
+    Directory(#[from] tor_netdir::Error),
+    #[error("{0}")]
+    Parameters(#[from] tor_circmgr::Error),
+    #[error("{0}")]
+    Channel(#[from] tor_chanmgr::Error),
+    #[error("{0}")]
+    Circuit(#[from] tor_proto::Error),
+}
+
+/// Whoever reaches a relay has its own patience, [`REACHED_IN`].
+struct Patient;
+
+impl TimeoutEstimator for Patient {
+    fn circuit_build_timeout(&self, _length: usize) -> Duration {
+        REACHED_IN
+    }
+}
+
+/// How long a circuit to one relay may take.
+const REACHED_IN: Duration = Duration::from_secs(10);
+
 /// All tunnels in use.
 pub(crate) struct Tunnels {
     tor: Arc<TorClient<MeteredRuntime>>,
@@ -219,6 +259,54 @@ impl Tunnels {
         Some(StreamGuard { tunnel })
     }
 
+    /// Opens a tunnel to each of these guards through which none is open. What is returned keeps them open.
+    pub(crate) async fn reach_all(&self, guards: impl IntoIterator<Item = PeerId>) -> Vec<Reached> {
+        let mut all = Vec::new();
+        for guard in guards {
+            if self.is_open_through(guard) {
+                continue;
+            }
+            match tokio::time::timeout(REACHED_IN, self.reach(guard)).await {
+                Ok(Ok(reached)) => all.extend(reached),
+                Ok(Err(error)) => debug!(%error, "a guard that has an escrow is not reached"),
+                Err(_) => debug!("a guard that has an escrow is not reached in time"),
+            }
+        }
+        all
+    }
+
+    fn is_open_through(&self, guard: PeerId) -> bool {
+        let tunnels = self.by_unique.lock().unwrap_or_else(PoisonError::into_inner);
+        tunnels.values().any(|tunnel| {
+            let first = tunnel.hops.first().and_then(|hop| hop.peer);
+            first == Some(guard) && tunnel.circuit().is_some_and(|circuit| !circuit.is_closed())
+        })
+    }
+
+    /// Opens a tunnel to this relay alone, as for its directory: enough to speak with it. `None`: the directory does not have it.
+    async fn reach(&self, guard: PeerId) -> Result<Option<Reached>, ReachError> {
+        let directory = self.tor.dirmgr()?.netdir(Timeliness::Unchecked)?;
+        let Some(relay) = directory.by_id(&Ed25519Identity::from(guard.0)) else {
+            return Ok(None);
+        };
+        let parameters = exit_circparams_from_netparams(directory.params())?;
+        let (channel, _) = self
+            .tor
+            .chanmgr()?
+            .get_or_launch(&relay, ChannelUsage::UserTraffic)
+            .await?;
+        let (pending, reactor) = channel.new_tunnel(Arc::new(Patient)).await?;
+        tokio::spawn(reactor.run());
+        let tunnel = Arc::new(pending.create_firsthop(&relay, parameters).await?);
+        let stream = Arc::clone(&tunnel).begin_dir_stream().await?;
+        let stream_guard = self.carries(&stream, Instant::now());
+        Ok(stream_guard.map(|stream_guard| Reached {
+            _stream_guard: stream_guard,
+            _stream: stream,
+            _tunnel: tunnel,
+        }))
+    }
+
     /// Lets no new stream use a tunnel. Streams on it go on.
     pub(crate) fn retire(&self, tunnel: &Tunnel) {
         if let Ok(manager) = self.tor.circmgr() {
@@ -253,16 +341,22 @@ impl Tunnels {
                 (true, true) => Ok(()),
             }
         };
+        let nickname = |target: &_| {
+            let relay = directory.as_deref()?.by_ids(target)?;
+            Some(relay.rs().nickname().to_owned())
+        };
         let hop = |entry: &PathEntry| match entry.as_chan_target() {
             Some(target) => TunnelHop {
                 peer: target.ed_identity().map(|id| PeerId((*id).into())),
                 rsa: target.rsa_identity().map(|id| id.to_bytes()),
+                nickname: nickname(target),
                 payable: payable(target),
                 addresses: target.addrs().collect(),
             },
             None => TunnelHop {
                 peer: None,
                 rsa: None,
+                nickname: None,
                 payable: Err(Refusal::NotPaidHop),
                 addresses: Vec::new(),
             },

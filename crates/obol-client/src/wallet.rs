@@ -15,12 +15,13 @@
 mod connect;
 mod places;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use obol_cell::{AccountId, Asset, EscrowId, EscrowOffer, EscrowRules, PeerId, Signature, Stroops};
 use obol_stellar::Keypair;
+use obol_stellar::check::{IssuerFault, check_issuer};
 use obol_stellar::escrow::{Escrow, Opening};
 use obol_stellar::key::account_text;
 use obol_stellar::keys::EscrowPayer;
@@ -65,6 +66,7 @@ struct Inner {
     keys: EscrowPayer,
     account: Keypair,
     asset: Asset,
+    allow_revocable_asset: bool,
     poll: Duration,
     journal: Journal<PayerFact>,
     notes: mpsc::UnboundedSender<Note>,
@@ -100,6 +102,7 @@ pub(crate) struct WalletParts {
     pub(crate) keys: EscrowPayer,
     pub(crate) account: Keypair,
     pub(crate) asset: Asset,
+    pub(crate) allow_revocable_asset: bool,
     pub(crate) poll: Duration,
     pub(crate) journal: Journal<PayerFact>,
     pub(crate) notes: mpsc::UnboundedSender<Note>,
@@ -145,6 +148,7 @@ impl Wallet {
                 keys: parts.keys,
                 account: parts.account,
                 asset: parts.asset,
+                allow_revocable_asset: parts.allow_revocable_asset,
                 poll: parts.poll,
                 journal: parts.journal,
                 notes: parts.notes,
@@ -227,6 +231,7 @@ impl Wallet {
         let guard = self.inner.watch.guard(escrow.terms.payee);
         self.inner.watch.escrow(escrow.id(), |figures| {
             figures.guard = guard;
+            figures.identity = escrow.terms.payee.0;
             figures.escrow = account_text(&AccountId(escrow.id().0));
             figures.deposit = deposit.get();
             figures.expiry = escrow.terms.expiry;
@@ -327,6 +332,8 @@ impl Wallet {
             .account(account)
             .await?
             .ok_or(OfferError::NoAccount { account })?;
+        let issuer = inner.settler.rail().account(AccountId(inner.asset.issuer)).await?;
+        check_issuer(issuer.as_ref(), inner.allow_revocable_asset).map_err(OfferError::Issuer)?;
         inner.settler.trust(&inner.account, inner.asset).await?;
         let (held, lumens) = (held(&state, &inner.asset), state.spendable_lumens(head.base_reserve));
         inner.watch.tell(Event::Wallet {
@@ -595,6 +602,15 @@ impl Wallet {
         }
     }
 
+    /// What pays, and is paid, for services beyond circuits: the wallet's account.
+    pub(crate) fn purse(&self) -> obol_gateway::Wallet {
+        obol_gateway::Wallet {
+            settler: self.inner.settler.clone(),
+            account: self.inner.account.clone(),
+            asset: self.inner.asset,
+        }
+    }
+
     /// Proves the books.
     pub(crate) async fn audit(&self) -> Result<(), AuditError> {
         self.inner.journal.audit().await
@@ -608,6 +624,12 @@ impl Wallet {
     /// Tells how many escrows are not wound up.
     pub(crate) fn unsettled(&self) -> watch::Receiver<usize> {
         self.inner.unsettled.subscribe()
+    }
+
+    /// The guards of escrows that have not ended: of those that may be used here.
+    pub(crate) fn guards(&self) -> BTreeSet<PeerId> {
+        let away = self.away().unwrap_or_default();
+        self.inner.watch.guards(|escrow| !away.contains(escrow))
     }
 
     /// Empties the funding accounts that no escrow uses into the wallet's account. Afterwards the ledger shows that they belong together: it is
@@ -748,6 +770,8 @@ pub(crate) enum OfferError {
         held: Stroops,
         needed: Stroops,
     },
+    #[error("{0}: nothing is paid with it unless payments.ledger.allow_revocable_asset is true")]
+    Issuer(#[source] IssuerFault),
     #[error(transparent)]
     Rail(#[from] obol_stellar::rail::RailError),
     #[error(transparent)]

@@ -1,6 +1,6 @@
 //! What people see: figures and events, kept up to date by whoever knows.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use obol_cell::{EscrowId, PeerId, Stroops};
@@ -74,6 +74,7 @@ impl Watch {
             .map(|hop| HopFigures {
                 fingerprint: hop.fingerprint(),
                 identity: hop.peer.map(|peer| peer.0),
+                nickname: hop.nickname.clone(),
                 paid_hop: hop.paid(),
                 unpaid: match hop.payable {
                     Err(why) => Some(why),
@@ -181,6 +182,16 @@ impl Watch {
                 figures.signed = cumulative.get();
             }
         }
+    }
+
+    /// The guards of escrows that have not ended, of those that are `wanted`.
+    pub(crate) fn guards(&self, wanted: impl Fn(&EscrowId) -> bool) -> BTreeSet<PeerId> {
+        let state = self.state();
+        let live = state
+            .escrows
+            .iter()
+            .filter(|(id, figures)| figures.settled.is_none() && figures.state != "never opened" && wanted(id));
+        live.map(|(_, figures)| PeerId(figures.identity)).collect()
     }
 
     /// Remembers what a guard is called.

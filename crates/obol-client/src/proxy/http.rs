@@ -1,6 +1,7 @@
-//! HTTP CONNECT (RFC 9110, section 9.3.6; Tor proposal 365 for the isolating headers).
+//! HTTP CONNECT (RFC 9110, section 9.3.6; Tor proposal 365 for the isolating headers), and the file that tells browsers of the proxy.
 
 use std::io;
+use std::net::SocketAddr;
 
 use arti_client::ErrorKind;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -28,6 +29,11 @@ pub(super) async fn hear(app: &mut TcpStream) -> io::Result<Option<Heard>> {
         }
     };
     let early = head.split_off(end + 4);
+    if head.starts_with(b"GET /proxy.pac HTTP/1.") {
+        let text = automatic(app.local_addr()?);
+        answer(app, "200 OK", "application/x-ns-proxy-autoconfig", &text).await?;
+        return Ok(None);
+    }
     match parse(&head) {
         Ok((wanted, isolation)) => Ok(Some(Heard {
             wanted,
@@ -40,6 +46,16 @@ pub(super) async fn hear(app: &mut TcpStream) -> io::Result<Option<Heard>> {
             Ok(None)
         }
     }
+}
+
+/// The file for browsers (proxy auto-configuration): everything but this machine itself goes through the proxy, names included, and nothing past it.
+fn automatic(proxy: SocketAddr) -> String {
+    format!(
+        "function FindProxyForURL(url, host) {{\n\
+         \x20 if (host === \"localhost\" || host === \"127.0.0.1\" || host === \"[::1]\" || host === \"::1\") return \"DIRECT\";\n\
+         \x20 return \"SOCKS5 {proxy}; SOCKS {proxy}\";\n\
+         }}\n"
+    )
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -122,17 +138,32 @@ pub(super) async fn failed(app: &mut TcpStream, failure: Failure) -> io::Result<
 }
 
 async fn refuse(app: &mut TcpStream, status: &str, text: &str) -> io::Result<()> {
-    let answer = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}\n",
-        text.len() + 1
+    answer(app, status, "text/plain; charset=utf-8", &format!("{text}\n")).await
+}
+
+async fn answer(app: &mut TcpStream, status: &str, kind: &str, body: &str) -> io::Result<()> {
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
     );
-    app.write_all(answer.as_bytes()).await?;
+    app.write_all(head.as_bytes()).await?;
+    app.write_all(body.as_bytes()).await?;
     app.shutdown().await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_file_for_browsers_names_the_proxy_and_no_way_past_it() {
+        let text = automatic("127.0.0.1:9150".parse().unwrap());
+        assert!(
+            text.contains("return \"SOCKS5 127.0.0.1:9150; SOCKS 127.0.0.1:9150\""),
+            "{text}"
+        );
+        assert_eq!(text.matches("DIRECT").count(), 1, "for this machine alone");
+    }
 
     fn target(head: &str) -> Result<(Wanted, StreamIsolation), Refused> {
         parse(head.as_bytes())

@@ -41,6 +41,7 @@ struct World {
     rail: Arc<dyn Rail>,
     network: Network,
     asset: Asset,
+    allow_revocable_asset: bool,
     account: Keypair,
     guard: Keypair,
     secret: EscrowSecret,
@@ -82,6 +83,7 @@ impl World {
             rail,
             network,
             asset,
+            allow_revocable_asset: false,
             account,
             guard,
             secret: EscrowSecret::from_bytes([7; 32]),
@@ -103,6 +105,7 @@ impl World {
             keys: keys.clone(),
             account: self.account.clone(),
             asset: self.asset,
+            allow_revocable_asset: self.allow_revocable_asset,
             poll: quick().poll,
             journal: journal.clone(),
             notes,
@@ -235,6 +238,27 @@ impl Run {
         self.tasks.close();
         self.tasks.wait().await;
     }
+}
+
+#[tokio::test]
+async fn an_asset_that_its_issuer_can_take_back_is_not_held_unless_the_user_says_so() {
+    let mut world = World::new().await;
+    // Its issuer can give itself every power.
+    let issuer = Keypair::from_seed(&[4; 32]).account();
+    world.rail.friendbot(issuer).await.unwrap();
+    world.asset = asset::asset("OTHER", issuer).unwrap();
+    let run = world.run().await;
+    let refused = run.wallet.offer(GUARD, stroops(DEPOSIT), LIFE).await.unwrap_err();
+    assert!(matches!(refused, OfferError::Issuer(IssuerFault::Mutable)), "{refused}");
+    let account = world.rail.account(world.account.account()).await.unwrap().unwrap();
+    assert!(account.line(&world.asset).is_none(), "no trust line was made");
+    run.end().await;
+
+    world.allow_revocable_asset = true;
+    let run = world.run().await;
+    let poor = run.wallet.offer(GUARD, stroops(DEPOSIT), LIFE).await.unwrap_err();
+    assert!(matches!(poor, OfferError::NoMoney { .. }), "{poor}");
+    run.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
