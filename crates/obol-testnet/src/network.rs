@@ -26,6 +26,10 @@ use crate::control::{Control, ControlError};
 use crate::ctor::{CTor, CTorError, Torrc};
 use crate::economy::{Economy, EconomyError, Holder, found};
 
+mod plan;
+
+use plan::Plan;
+
 /// What a network is made of.
 #[derive(Debug, Clone)]
 pub struct NetworkOptions {
@@ -53,6 +57,10 @@ pub struct NetworkOptions {
     pub strangers: Vec<(String, Role)>,
     /// Wallets with money, at least 1. Clients get them in turn: two that pay at the same time need one each.
     pub wallets: usize,
+    /// Middle relays for which everything is made, money included, and which somebody else starts: see [`Network::guests`].
+    pub guests: Vec<String>,
+    /// The time from one consensus to the next. C Tor takes nothing below five minutes.
+    pub consensus_interval: Duration,
 }
 
 impl NetworkOptions {
@@ -71,6 +79,8 @@ impl NetworkOptions {
             exit_policy: vec!["accept *:*".to_owned()],
             strangers: Vec::new(),
             wallets: 1,
+            guests: Vec::new(),
+            consensus_interval: AuthorityConfig::default().interval,
         }
     }
 }
@@ -286,6 +296,9 @@ pub struct Network {
     pub relays: Vec<RelayNode>,
     /// Unmodified C Tor relays, in the order in which they were asked for.
     pub strangers: Vec<CTor>,
+    /// The configurations of the relays that somebody else starts, in the order in which they were asked for. Once one has published, the next
+    /// consensus lists it.
+    pub guests: Vec<PathBuf>,
     wallets: Vec<Keypair>,
     next_wallet: AtomicUsize,
     server: server::ServerHandle,
@@ -336,8 +349,9 @@ impl Network {
             .map_err(NetworkError::Serve)?;
 
         let plans: Vec<Plan> = (0..options.relays).map(|i| Plan::new(&options, i)).collect();
+        let guests: Vec<Plan> = options.guests.iter().map(|name| Plan::guest(&options, name)).collect();
         let mut keys = Vec::new();
-        for plan in &plans {
+        for plan in plans.iter().chain(&guests) {
             make_directory(&plan.directory)?;
             keys.push(Keypair::load_or_create(&plan.directory.join("payee.seed"))?);
             keys.push(Keypair::load_or_create(&plan.directory.join("capital.seed"))?);
@@ -373,14 +387,24 @@ impl Network {
         let economy = found(&rail, &network, &founder, CODE, &holders).await?;
         progress(Stage::Money);
 
-        let mut config = AuthorityConfig::default();
+        let mut config = AuthorityConfig {
+            interval: options.consensus_interval,
+            ..AuthorityConfig::default()
+        };
         config.params.extend(options.consensus.iter().cloned());
         let authority = Authority::start(config).await?;
-        for plan in &plans {
+        for plan in plans.iter().chain(&guests) {
             authority.assign(&plan.nickname, plan.role);
         }
         progress(Stage::Authority);
 
+        let mut invitations = Vec::new();
+        for plan in guests {
+            let config = plan.config(&options, &authority, &ledger, &server, &economy);
+            let file = plan.directory.join("node.toml");
+            write(&file, &config.to_toml()?)?;
+            invitations.push(file);
+        }
         let mut relays = Vec::new();
         let starting = plans.into_iter().map(|plan| {
             let config = plan.config(&options, &authority, &ledger, &server, &economy);
@@ -413,6 +437,7 @@ impl Network {
             authority,
             relays,
             strangers,
+            guests: invitations,
             wallets,
             next_wallet: AtomicUsize::new(0),
             server,
@@ -453,6 +478,9 @@ impl Network {
                 max_tunnel_price_per_64_kib: None,
                 paths: client_config::Paths::default(),
                 budget: None,
+                budget_per_tunnel: None,
+                budget_per_day: None,
+                budget_per_month: None,
                 deposit: client_config::Amount::units(50),
                 max_locked: None,
                 life: client_config::Span::hours(24),
@@ -473,6 +501,7 @@ impl Network {
                     poll: client_config::Span::millis(250),
                     highest_fee: 1_000_000,
                     two_witnesses_above: None,
+                    allow_revocable_asset: false,
                 },
             });
         }
@@ -509,160 +538,6 @@ fn stranger(directory: &Path, nickname: &str, role: Role, authority: &Authority)
         _ => torrc.exits_nowhere(),
     };
     CTor::start(&directory.join(nickname), &torrc)
-}
-
-/// A relay before it runs.
-#[derive(Debug)]
-struct Plan {
-    nickname: String,
-    role: Role,
-    price: i64,
-    directory: PathBuf,
-}
-
-impl Plan {
-    fn new(options: &NetworkOptions, index: usize) -> Self {
-        let exits = (options.relays - 1) / 2;
-        let (role, price) = if index == 0 {
-            (Role::Guard, options.prices[0])
-        } else if index + exits >= options.relays {
-            (Role::Exit, options.prices[2])
-        } else {
-            (Role::Middle, options.prices[1])
-        };
-        let nickname = format!("relay{index}");
-        let directory = options.directory.join(&nickname);
-        Plan {
-            nickname,
-            role,
-            price,
-            directory,
-        }
-    }
-
-    fn config(
-        &self,
-        options: &NetworkOptions,
-        authority: &Authority,
-        ledger: &Ledger,
-        server: &server::ServerHandle,
-        economy: &Economy,
-    ) -> relay_config::Config {
-        use relay_config::{Amount, AssetName, Fingerprint, Size, Span};
-        let loopback = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let policy = match self.role {
-            Role::Exit => options.exit_policy.clone(),
-            _ => vec!["reject *:*".to_owned()],
-        };
-        let entry = authority.entry();
-        relay_config::Config {
-            nickname: self.nickname.clone(),
-            contact: String::new(),
-            log: None,
-            shutdown_wait: Span::seconds(30),
-            data_directory: self.directory.clone(),
-            or: relay_config::OrPort {
-                listen: loopback,
-                advertise: None,
-                ipv6_listen: None,
-                ipv6_advertise: None,
-                allow_private_addresses: true,
-            },
-            exit: relay_config::Exit {
-                policy,
-                reject_private: false,
-                ..relay_config::Exit::default()
-            },
-            family: relay_config::Family::default(),
-            bandwidth: relay_config::Bandwidth {
-                // What a relay sends to itself would be in the way of what is measured here.
-                self_test: false,
-                ..relay_config::Bandwidth::default()
-            },
-            accounting: relay_config::Accounting::default(),
-            defence: relay_config::Defence::default(),
-            memory: relay_config::Memory {
-                cells: Size(options.cell_memory),
-                ..relay_config::Memory::default()
-            },
-            directory: relay_config::Directory {
-                publish: true,
-                authorities: vec![relay_config::Authority {
-                    name: entry.name,
-                    address: entry.address,
-                    v3_identity: Fingerprint(entry.v3_identity),
-                }],
-            },
-            payments: options.payments.then(|| relay_config::Payments {
-                price_per_64_kib: self.price,
-                forward_ppm: 1_000,
-                forward_ceiling: None,
-                largest_step: Size(options.largest_step),
-                journal: PathBuf::from("payments.sqlite"),
-                journal_limit: None,
-                keep_days: None,
-                trust: Vec::new(),
-                ledger: relay_config::Ledger {
-                    network_passphrase: ledger.passphrase().to_owned(),
-                    asset: AssetName {
-                        code: asset_code(&economy.asset),
-                        issuer: economy.asset.issuer,
-                    },
-                    kind: Default::default(),
-                    urls: vec![server.url()],
-                    requests_per_minute: None,
-                    poll: Span::millis(250),
-                    max_age: Span::seconds(60),
-                    allow_revocable_asset: false,
-                    highest_fee: 1_000_000,
-                    two_witnesses_above: None,
-                },
-                accounts: relay_config::Accounts::default(),
-                escrows: relay_config::Escrows {
-                    close_delay: Span::seconds(0),
-                    ..relay_config::Escrows::default()
-                },
-                peers: relay_config::Peers {
-                    open: true,
-                    limit: 64,
-                    deposit: Amount::units(40),
-                    random_delay: Span::seconds(0),
-                    batch_period: Span::seconds(0),
-                    life: Span::hours(7 * 24),
-                    ..relay_config::Peers::default()
-                },
-                limits: relay_config::Limits::default(),
-                owing: relay_config::Owing::default(),
-            }),
-            gateway: relay_config::Gateway {
-                listen: Some(loopback),
-                ..relay_config::Gateway::default()
-            },
-        }
-    }
-
-    async fn start(
-        self,
-        mut config: relay_config::Config,
-        program: Option<PathBuf>,
-    ) -> Result<RelayNode, NetworkError> {
-        let (body, said) = start_relay(&self.nickname, &config, program.as_deref(), None).await?;
-        let control = Control::new(said.gateway, &config.path(&config.gateway.token))?;
-        // Where it is found when it starts again.
-        config.or.listen = said.or;
-        Ok(RelayNode {
-            nickname: self.nickname,
-            role: self.role,
-            fingerprint: said.fingerprint,
-            price: self.price,
-            directory: self.directory,
-            or: said.or,
-            control,
-            config,
-            program,
-            body,
-        })
-    }
 }
 
 /// Runs a relay from its configuration, written to a file first, and waits until it is ready.

@@ -135,6 +135,9 @@ impl Stage {
             max_tunnel_price_per_64_kib: None,
             paths: Paths::Any,
             budget: None,
+            budget_per_tunnel: None,
+            budget_per_day: None,
+            budget_per_month: None,
             deposit: Amount::units(1),
             max_locked: None,
             life: Span::hours(24),
@@ -156,6 +159,7 @@ impl Stage {
                 poll: Span::seconds(5),
                 highest_fee: 1_000_000,
                 two_witnesses_above: None,
+                allow_revocable_asset: false,
             },
         });
         let started = tokio::time::timeout(PATIENCE, Client::start(config)).await;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use arti_client::TorClient;
 use arti_client::config::TorClientConfigBuilder;
 use obol_client::{Client, ClientHandle, Event, Pay, Refusal, SettleError, TunnelFigures};
+use obol_testnet::authority::Role;
 use obol_testnet::download::download;
 use obol_testnet::network::{Network, NetworkOptions};
 use obol_testnet::origin::{Origin, OriginFile};
@@ -163,6 +164,54 @@ async fn a_download_is_paid_at_every_hop_and_settles_to_the_stroop_over_a_restar
     };
     assert_eq!(escrow.settled, Some(escrow.signed), "{escrow:?}");
     assert_eq!(world.holding(&account), before - escrow.signed);
+    client.shutdown().await;
+    world.network.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_that_is_not_used_any_more_is_asked_to_settle_too() {
+    let world = World::with(|options, _| options.consensus_interval = Duration::from_secs(20)).await;
+    let [first, second] = [0, 1].map(|relay: usize| world.network.relays[relay].fingerprint.clone());
+    let directory = world.network.options.directory.join("client");
+    let config = world.network.client_config(&directory, Some(Pay::Always)).unwrap();
+    let client = Client::start(config.clone()).await.unwrap();
+    client.ready_to_pay(PATIENCE).await.unwrap();
+    world.fetch(&client, "a").await;
+    assert_eq!(busiest(&client).hops[0].fingerprint, first);
+
+    // Guard and middle change their places.
+    for (relay, role) in world.network.relays.iter().zip([Role::Middle, Role::Guard]) {
+        world.network.authority.assign(&relay.nickname, role);
+    }
+    let changed = async {
+        let (mut client, mut config, mut turn) = (client, config, 0);
+        while busiest(&client).hops[0].fingerprint != second {
+            client.shutdown().await;
+            // In a new place with its journal and its keys: it asks the relays again for a consensus, until they have the new one, and has no guard.
+            let next = directory.with_extension(turn.to_string());
+            std::fs::create_dir(&next).unwrap();
+            for file in std::fs::read_dir(&config.state_directory).unwrap().map(Result::unwrap) {
+                if file.file_type().unwrap().is_file() {
+                    std::fs::rename(file.path(), next.join(file.file_name())).unwrap();
+                }
+            }
+            config.state_directory = next;
+            turn += 1;
+            client = Client::start(config.clone()).await.unwrap();
+            client.ready_to_pay(PATIENCE).await.unwrap();
+            world.fetch(&client, "b").await;
+        }
+        client
+    };
+    let client = tokio::time::timeout(PATIENCE, changed).await.expect("in time");
+
+    client.set_pay(Pay::Never);
+    world.settle(&client).await;
+    let escrows = client.figures().escrows;
+    assert_eq!(escrows.len(), 2, "{escrows:?}");
+    for escrow in escrows {
+        assert!(escrow.signed > 0 && escrow.settled == Some(escrow.signed), "{escrow:?}");
+    }
     client.shutdown().await;
     world.network.stop().await;
 }

@@ -1,12 +1,17 @@
 //! `obol client`: the paying SOCKS proxy, until it is asked to end.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use obol_client::{Client, ClientConfig};
+use obol_stellar::wallet::qr::Qr;
+use obol_stellar::wallet::request::PayRequest;
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
+
+use crate::wallet::source::Source;
 
 #[derive(Debug, Args)]
 pub(crate) struct ClientArgs {
@@ -16,6 +21,28 @@ pub(crate) struct ClientArgs {
     /// Print JSON, one object a line: first where everything is, then each thing that happens.
     #[arg(long)]
     json: bool,
+}
+
+/// How to send money to a wallet that has opened no escrow yet (what it holds is not known before the ledger was asked); nothing without payments.
+fn funding(config: &std::path::Path) {
+    let Ok(source) = Source::load(config) else { return };
+    let (Ok((passphrase, asset)), Ok(account)) = (source.ledger(), source.account()) else {
+        return;
+    };
+    let mut request = PayRequest::new(account.account(), &obol_stellar::Network::new(passphrase));
+    request.asset = Some(asset.asset());
+    let uri = request.to_string();
+    if std::io::stdout().is_terminal()
+        && let Ok(qr) = Qr::new(&uri)
+    {
+        println!("\n{}", qr.text(false));
+    }
+    println!("fund it        {uri}");
+    println!(
+        "               and with lumens: obol wallet fund --lumens --config {}",
+        config.display()
+    );
+    println!("While it is empty, circuits are served in the unpaid class.");
 }
 
 pub(crate) async fn run(args: ClientArgs) -> anyhow::Result<ExitCode> {
@@ -35,12 +62,18 @@ pub(crate) async fn run(args: ClientArgs) -> anyhow::Result<ExitCode> {
         );
     } else {
         println!("SOCKS          {}", client.socks_addr());
+        if let Some(address) = client.gateway_addr() {
+            println!("dashboard      http://{address}/");
+        }
         if let Some(account) = client.wallet_account() {
             println!("wallet         {account}");
         }
         for service in services {
             println!("onion service  {}  {}", service.address, service.nickname);
         }
+    }
+    if !args.json && client.figures().escrows.is_empty() {
+        funding(&args.config);
     }
     let shown = tokio::spawn(async move {
         loop {

@@ -1,19 +1,23 @@
 //! The `obol` program: `demo`, `network`, `relay`, `client`, `ledger`, `wallet`, `bench`, `config`.
 
+mod ask;
 mod bench;
 mod client;
 mod config;
 mod demo;
+mod doctor;
+mod health;
 mod ledger;
 mod log;
 mod network;
 mod relay;
+mod shell;
 mod wallet;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 use log::Log;
 
@@ -63,12 +67,25 @@ enum Command {
         after_help = "Examples:\n  obol bench relay\n  obol bench relay --json --runs 5 --svg relay.svg"
     )]
     Bench(bench::BenchCommand),
-    /// Check a relay's configuration, or print the complete commented one.
+    /// Check a configuration, print the complete commented ones, or explain a key.
     #[command(
         subcommand,
-        after_help = "Examples:\n  obol config check node.toml\n  obol config example > node.toml"
+        after_help = "Examples:\n  obol config check node.toml\n  obol config example > node.toml\n  \
+                      obol config explain payments.escrows.margin"
     )]
     Config(config::ConfigCommand),
+    /// Say what is wrong with a relay or a client, and how to mend it. Exits with 1 if anything is.
+    #[command(after_help = "Examples:\n  obol doctor --config node.toml\n  obol doctor --config client.toml --json")]
+    Doctor(doctor::DoctorArgs),
+    /// Ask a running relay, client or ledger whether it answers; exit code 0 if it does.
+    #[command(after_help = "Examples:\n  obol health --config node.toml\n  obol health --ledger 127.0.0.1:8000")]
+    Health(health::HealthArgs),
+    /// Print what a shell completes commands with.
+    #[command(after_help = "Example:\n  obol completions bash > /etc/bash_completion.d/obol")]
+    Completions(shell::Completions),
+    /// Write the manual pages.
+    #[command(after_help = "Example:\n  obol man ./man && man ./man/obol-relay.1")]
+    Man(shell::Man),
 }
 
 /// What the network and the demonstration share.
@@ -151,6 +168,10 @@ fn main() -> ExitCode {
             Command::Wallet(command) => wallet::run(command).await,
             Command::Bench(command) => bench::run(command).await,
             Command::Config(command) => config::run(command),
+            Command::Doctor(args) => doctor::run(args).await,
+            Command::Health(args) => health::run(&args),
+            Command::Completions(args) => Ok(shell::completions(&args, Cli::command())),
+            Command::Man(args) => shell::man(&args, Cli::command()),
         }
     });
     // Whatever still runs belongs to what just ended: it is not waited for.

@@ -50,7 +50,7 @@ pub(crate) async fn run(args: RelayArgs, log: Log) -> anyhow::Result<ExitCode> {
         println!("relay          {} at {address}", hex::encode_upper(relay.rsa()));
     }
     if let Some(gateway) = relay.gateway_address() {
-        println!("gateway        http://{gateway}/metrics");
+        println!("dashboard      http://{gateway}/");
     }
     tell(&[NotifyState::Ready, NotifyState::Status(&status(&relay))]);
     let beat = sd_notify::watchdog_enabled().map_or(STATUS, |limit| (limit / 2).min(STATUS));

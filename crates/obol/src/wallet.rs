@@ -4,7 +4,7 @@ mod books;
 mod keys;
 mod money;
 mod secret;
-mod source;
+pub(crate) mod source;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

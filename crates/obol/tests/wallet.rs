@@ -106,6 +106,26 @@ fn what_is_no_configuration_is_said_to_be_none() {
     );
 }
 
+#[test]
+fn who_only_looks_makes_no_keys() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("client.toml");
+    let example = Command::new(env!("CARGO_BIN_EXE_obol"))
+        .args(["config", "example", "client"])
+        .output()
+        .unwrap();
+    std::fs::write(&file, &example.stdout).unwrap();
+    let refused = wallet(&["show", "--config", file.to_str().unwrap()], "");
+    assert!(!refused.status.success());
+    let said = text(&refused.stderr);
+    assert!(
+        said.contains("there is no journal") && said.contains("obol wallet import"),
+        "{said}"
+    );
+    let left: Vec<_> = std::fs::read_dir(directory.path()).unwrap().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wallet_shows_proves_backs_up_and_takes_back() {
     let directory = tempfile::tempdir().unwrap();

@@ -94,6 +94,13 @@ async fn open(whose: &Whose) -> anyhow::Result<Open> {
 // ---- what there is
 
 pub(super) async fn show(whose: &Whose) -> anyhow::Result<ExitCode> {
+    // Who only looks makes no keys: a backup could no longer be taken in there.
+    let journal = Source::load(&whose.config)?.journal()?;
+    anyhow::ensure!(
+        journal.exists(),
+        "there is no journal {} yet: start the program once, or take in a backup with `obol wallet import`",
+        journal.display()
+    );
     let Open { purse, payees, .. } = &open(whose).await?;
     let holdings = purse.holdings().await?;
     let mut of_payees = Vec::new();

@@ -9,16 +9,16 @@ use obol_stellar::Keypair;
 use obol_stellar::wallet::purse::Purse;
 
 /// A configuration of either kind.
-pub(super) enum Source {
+pub(crate) enum Source {
     Client(Box<ClientConfig>),
     Relay(Box<obol_relay::config::Config>),
 }
 
 /// An open purse, with what keeps its owner from starting meanwhile.
-pub(super) struct Open {
-    pub(super) purse: Purse,
+pub(crate) struct Open {
+    pub(crate) purse: Purse,
     /// The accounts that a relay is paid to.
-    pub(super) payees: Vec<Keypair>,
+    pub(crate) payees: Vec<Keypair>,
     _held: Held,
 }
 
@@ -34,7 +34,7 @@ enum Held {
 
 impl Source {
     /// Reads a configuration, and knows by its keys whose it is.
-    pub(super) fn load(path: &Path) -> anyhow::Result<Source> {
+    pub(crate) fn load(path: &Path) -> anyhow::Result<Source> {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let table: toml::Table = text
             .parse()
@@ -53,7 +53,7 @@ impl Source {
     }
 
     /// The journal's file.
-    pub(super) fn journal(&self) -> anyhow::Result<PathBuf> {
+    pub(crate) fn journal(&self) -> anyhow::Result<PathBuf> {
         Ok(match self {
             Source::Client(config) => config.path(&self.client_payments()?.journal),
             Source::Relay(config) => config.path(&self.relay_payments()?.journal),
@@ -61,7 +61,7 @@ impl Source {
     }
 
     /// The ledger and the asset.
-    pub(super) fn ledger(&self) -> anyhow::Result<(String, obol_stellar::settings::AssetName)> {
+    pub(crate) fn ledger(&self) -> anyhow::Result<(String, obol_stellar::settings::AssetName)> {
         Ok(match self {
             Source::Client(_) => {
                 let ledger = &self.client_payments()?.ledger;
@@ -75,9 +75,12 @@ impl Source {
     }
 
     /// Whether the owner accepts an asset whose issuer can freeze or claw back.
-    pub(super) fn allows_revocable(&self) -> bool {
+    pub(crate) fn allows_revocable(&self) -> bool {
         match self {
-            Source::Client(_) => false,
+            Source::Client(config) => config
+                .payments
+                .as_ref()
+                .is_some_and(|payments| payments.ledger.allow_revocable_asset),
             Source::Relay(config) => config
                 .payments
                 .as_ref()
@@ -86,7 +89,7 @@ impl Source {
     }
 
     /// The files with secret keys: the name in a backup, and the path.
-    pub(super) fn key_files(&self) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    pub(crate) fn key_files(&self) -> anyhow::Result<Vec<(String, PathBuf)>> {
         let name = |path: &Path| path.to_string_lossy().into_owned();
         Ok(match self {
             Source::Client(config) => {
@@ -102,7 +105,7 @@ impl Source {
     }
 
     /// Those of them that a backup takes: all, but a relay that has not run since it knew debts has no key for them yet.
-    pub(super) fn keys_to_back_up(&self) -> anyhow::Result<Vec<(String, PathBuf)>> {
+    pub(crate) fn keys_to_back_up(&self) -> anyhow::Result<Vec<(String, PathBuf)>> {
         let mut files = self.key_files()?;
         if let Source::Relay(config) = self {
             let trust = config.path(&self.relay_payments()?.accounts.trust);
@@ -112,7 +115,7 @@ impl Source {
     }
 
     /// The account that a person funds, made if it is not there yet.
-    pub(super) fn account(&self) -> anyhow::Result<Keypair> {
+    pub(crate) fn account(&self) -> anyhow::Result<Keypair> {
         let path = match self {
             Source::Client(config) => config.path(&self.client_payments()?.wallet),
             Source::Relay(config) => config.path(&self.relay_payments()?.accounts.capital),
@@ -120,7 +123,7 @@ impl Source {
         Ok(Keypair::load_or_create(&path)?)
     }
 
-    pub(super) fn client_payments(&self) -> anyhow::Result<&obol_client::config::Payments> {
+    pub(crate) fn client_payments(&self) -> anyhow::Result<&obol_client::config::Payments> {
         match self {
             Source::Client(config) => config
                 .payments
@@ -130,7 +133,7 @@ impl Source {
         }
     }
 
-    pub(super) fn relay_payments(&self) -> anyhow::Result<&obol_relay::config::Payments> {
+    pub(crate) fn relay_payments(&self) -> anyhow::Result<&obol_relay::config::Payments> {
         match self {
             Source::Relay(config) => config
                 .payments
@@ -141,7 +144,7 @@ impl Source {
     }
 
     /// Opens the purse: its owner may not run meanwhile.
-    pub(super) async fn open(self) -> anyhow::Result<Open> {
+    pub(crate) async fn open(self) -> anyhow::Result<Open> {
         Ok(match self {
             Source::Client(config) => {
                 let ClientPurse { purse, journal, tor } = ClientPurse::open(*config).await?;

@@ -1,5 +1,5 @@
 //! Obol in a real Tor network: C Tor authorities and relays, unmodified clients and onion services, and everything that is expected of
-//! our relays among them. Run with `cargo test --release --test interop`; a word after `--` selects trials by name.
+//! our relays among them. Run with `cargo test --release -p obol --test interop`; a word after `--` selects trials by name.
 //!
 //! One network for all trials, which run one after the other in the order below; consensuses are renewed meanwhile, and counted. A
 //! failure shows the ends of the logs. `OBOL_INTEROP_KEEP=DIRECTORY` keeps all files there.
